@@ -1,0 +1,44 @@
+"""What an architecture must offer: its hyper-parameters in two dialects, its names, the order of its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from converters.fields import Fields
+from converters.hyperparameters import HyperParameters
+
+
+class Architecture(Protocol):
+    """One module of this package, named after `model_type` in config.json."""
+
+    NAME: str  # `general.architecture` in GGUF
+    HF_CLASSES: tuple[str, ...]  # `architectures` in config.json; the first is the one we write
+
+    def from_config(self, config: Fields) -> HyperParameters:
+        """Hyper-parameters out of a Hugging Face config.json."""
+        ...
+
+    def to_config(self, parameters: HyperParameters) -> dict[str, object]:
+        """The part of config.json that this architecture knows of."""
+        ...
+
+    def from_gguf(self, fields: Fields) -> HyperParameters:
+        """Hyper-parameters out of GGUF keys."""
+        ...
+
+    def to_gguf(self, parameters: HyperParameters) -> dict[str, object]:
+        """GGUF keys: int values are written as UINT32, float as FLOAT32, str as STRING."""
+        ...
+
+    def hf_names(self, parameters: HyperParameters) -> Mapping[str, str]:
+        """Every tensor that this shape can have: GGUF name to Hugging Face name."""
+        ...
+
+    def shapes(self, parameters: HyperParameters) -> Mapping[str, tuple[int, ...]]:
+        """The shape that each tensor must have, by GGUF name, row-major."""
+        ...
+
+    def heads_to_reorder(self, name: str, parameters: HyperParameters) -> bool:
+        """Whether rows of this tensor (by GGUF name) are split in halves per head in Hugging Face's files."""
+        ...

@@ -1,0 +1,70 @@
+"""Any model at rest, whatever the format: what it is, how it speaks, and tensors that are read when asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+from converters.hyperparameters import HyperParameters
+from converters.input_file import InputFile
+from converters.tensors import Tensor
+from converters.tokenizers.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class Card:
+    """What the model says of itself: carried along, never interpreted."""
+
+    name: str | None = None
+    license: str | None = None
+    languages: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+
+
+@dataclass
+class Checkpoint:
+    """A model at rest.
+
+    format: "gguf", "safetensors" or "pytorch". architecture: its name in `converters.architectures`. tensors: by GGUF
+    name (`blk.0.attn_q.weight`) with rows in GGUF's order, whatever names and order the files have. files: what the
+    tensors lie in, open until `close`.
+    """
+
+    path: Path
+    format: str
+    architecture: str
+    hyperparameters: HyperParameters
+    vocabulary: Vocabulary | None
+    tensors: Mapping[str, Tensor]
+    files: tuple[InputFile, ...]
+    card: Card = field(default_factory=Card)
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def n_weights(self) -> int:
+        return sum(tensor.info.n_weights for tensor in self.tensors.values())
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(tensor.info.n_bytes for tensor in self.tensors.values())
+
+    def check_unchanged(self) -> None:
+        """Raise ChangedError if any of its files changed since it was opened."""
+        for file in self.files:
+            file.check_unchanged()
+
+    def close(self) -> None:
+        with ExitStack() as stack:
+            for file in self.files:
+                stack.callback(file.close)
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,89 @@
+"""A file that is read and not trusted: every read is bounded by the size it had when it was opened."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+
+from converters.errors import ChangedError, MalformedError, MissingError
+
+
+class InputFile:
+    """An open file with the identity it had at the start: size in bytes, modification time, inode.
+
+    Reads use `pread`, so any number of threads may share one InputFile. A file that shrinks, grows or is rewritten
+    while it is open raises ChangedError, at the read that comes up short or at `check_unchanged`.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        try:
+            # Non-blocking, so that opening a fifo answers at once instead of waiting for a writer.
+            self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except FileNotFoundError:
+            raise MissingError(self.path, "a file to read was expected here") from None
+        status = os.fstat(self._descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            self.close()
+            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "no regular file"
+            raise MalformedError(self.path, "file", found=kind, allowed="a regular file")
+        self.size = status.st_size
+        self._identity = (status.st_size, status.st_mtime_ns, status.st_ino)
+
+    def read(self, offset: int, n_bytes: int, field: str) -> bytes:
+        """So many bytes from an offset; MalformedError naming `field` where the file has fewer."""
+        self._check_bounds(offset, n_bytes, field)
+        data = os.pread(self._descriptor, n_bytes, offset)
+        while len(data) < n_bytes:
+            more = os.pread(self._descriptor, n_bytes - len(data), offset + len(data))
+            if not more:
+                raise ChangedError(self.path, "it became shorter")
+            data += more
+        return data
+
+    def read_array(self, offset: int, n_bytes: int, field: str) -> npt.NDArray[np.uint8]:
+        """The same as a writable array of bytes, without a second copy."""
+        self._check_bounds(offset, n_bytes, field)
+        array = np.empty(n_bytes, np.uint8)
+        view = array.data
+        done = 0
+        while done < n_bytes:
+            count = os.preadv(self._descriptor, [view[done:]], offset + done)
+            if count == 0:
+                raise ChangedError(self.path, "it became shorter")
+            done += count
+        return array
+
+    def _check_bounds(self, offset: int, n_bytes: int, field: str) -> None:
+        if offset < 0 or n_bytes < 0 or offset + n_bytes > self.size:
+            raise MalformedError(
+                self.path,
+                field,
+                offset=offset,
+                found=f"{n_bytes} bytes wanted, {max(0, self.size - max(offset, 0))} left",
+                allowed=f"what fits in the file's {self.size} bytes",
+            )
+
+    def check_unchanged(self) -> None:
+        """Raise ChangedError if the file is no longer the one that was opened."""
+        status = os.fstat(self._descriptor)
+        if (status.st_size, status.st_mtime_ns, status.st_ino) != self._identity:
+            raise ChangedError(self.path, "size or time of modification differ")
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __enter__(self) -> InputFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,123 @@
+"""Tensors at rest: known by name, type and shape, read by rows, never whole."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from converters.dtypes import DType
+from converters.input_file import InputFile
+
+Bytes = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """What is known of a tensor before its weights are read. shape is row-major, as in torch."""
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+
+    @property
+    def n_columns(self) -> int:
+        return self.shape[-1] if self.shape else 1
+
+    @property
+    def n_rows(self) -> int:
+        return math.prod(self.shape[:-1])
+
+    @property
+    def n_weights(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def row_bytes(self) -> int:
+        return self.dtype.row_bytes(self.n_columns)
+
+    @property
+    def n_bytes(self) -> int:
+        return self.n_rows * self.row_bytes
+
+
+class Tensor(Protocol):
+    """Rows of stored bytes; `converters.quants` turns them into numbers."""
+
+    @property
+    def info(self) -> TensorInfo: ...
+
+    @property
+    def origin(self) -> str:
+        """Where its bytes are, for people: `model.safetensors: lm_head.weight`."""
+        ...
+
+    def read_rows(self, start: int, stop: int) -> Bytes:
+        """Rows start to stop as uint8, shape (stop - start, row_bytes)."""
+        ...
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor that lies in a file as one run of bytes."""
+
+    info: TensorInfo
+    file: InputFile
+    offset_in_file: int
+
+    @property
+    def origin(self) -> str:
+        return f"{self.file.path.name}: {self.info.name}"
+
+    def read_rows(self, start: int, stop: int) -> Bytes:
+        row_bytes = self.info.row_bytes
+        data = self.file.read_array(self.offset_in_file + start * row_bytes, (stop - start) * row_bytes, self.info.name)
+        return data.reshape(stop - start, row_bytes)
+
+
+@dataclass(frozen=True)
+class RenamedTensor:
+    """The same rows under another name."""
+
+    tensor: Tensor
+    name: str
+
+    @property
+    def info(self) -> TensorInfo:
+        return replace(self.tensor.info, name=self.name)
+
+    @property
+    def origin(self) -> str:
+        return self.tensor.origin
+
+    def read_rows(self, start: int, stop: int) -> Bytes:
+        return self.tensor.read_rows(start, stop)
+
+
+@dataclass(frozen=True)
+class ReorderedTensor:
+    """Rows in another order inside each group of `len(order)` rows: row g*n + i is the inner row g*n + order[i].
+
+    Whole groups are read, so a group (one attention head) must be small beside memory, which a head is.
+    """
+
+    tensor: Tensor
+    order: tuple[int, ...]
+
+    @property
+    def info(self) -> TensorInfo:
+        return self.tensor.info
+
+    @property
+    def origin(self) -> str:
+        return self.tensor.origin
+
+    def read_rows(self, start: int, stop: int) -> Bytes:
+        n = len(self.order)
+        first, last = start // n, -(-stop // n)
+        groups = self.tensor.read_rows(first * n, last * n).reshape(last - first, n, -1)
+        rows = groups[:, np.array(self.order)].reshape((last - first) * n, -1)
+        return rows[start - first * n : stop - first * n]

@@ -1,0 +1,1 @@
+"""Vocabularies between tokenizer.json, SentencePiece and GGUF, all through one `Vocabulary`."""

@@ -1,0 +1,110 @@
+"""The only place that prints. Results go to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from converters.errors import shown
+from distro.progress import Progress, Silent
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+
+def result(text: str) -> None:
+    """A line of the answer, for people or for a pipe."""
+    print(text, file=sys.stdout, flush=True)  # noqa: T201
+
+
+def fragment(text: str) -> None:
+    """A piece of an answer that is still being made, such as a token; no new line."""
+    print(text, end="", file=sys.stdout, flush=True)  # noqa: T201
+
+
+def result_json(value: object) -> None:
+    """The answer for a program: one JSON object, sizes in bytes."""
+    print(json.dumps(value, indent=2, ensure_ascii=False), file=sys.stdout, flush=True)  # noqa: T201
+
+
+def say(text: str) -> None:
+    """Talk beside the answer."""
+    print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def error(text: str) -> None:
+    """The one line of a failure; what came from files is escaped, what came as several lines becomes one."""
+    say("error: " + " ".join(text.split()))
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> None:
+    """Columns wide enough for their content; `right` are the columns of numbers."""
+    cells = [[shown(cell) for cell in row] for row in rows]
+    widths = [max(len(row[i]) for row in [list(header), *cells]) for i in range(len(header))]
+    for row in [list(header), *cells]:
+        line = "  ".join(
+            cell.rjust(width) if i in right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        result(line.rstrip())
+
+
+def size(n_bytes: int | None) -> str:
+    """Bytes for people, in powers of ten as disks and hubs count: `98.4 MB`."""
+    if n_bytes is None:
+        return "?"
+    value = float(n_bytes)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 999.5:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"
+
+
+class _TqdmBar:
+    def __init__(self, bar: tqdm[Any]) -> None:
+        self._bar = bar
+
+    def advance(self, n_bytes: int) -> None:
+        self._bar.update(n_bytes)
+
+    def note(self, text: str) -> None:
+        self._bar.set_postfix_str(text)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.close()
+
+
+@dataclass(frozen=True)
+class _Bars:
+    """tqdm's bars on stderr: live on a terminal, a line every few seconds in a pipe or a log."""
+
+    def bar(self, title: str, total: int | None, done: int = 0) -> _TqdmBar:
+        from tqdm import tqdm
+
+        live = sys.stderr.isatty()
+        bar = tqdm(
+            total=total, initial=done, desc=shown(title), unit="B", unit_scale=True, dynamic_ncols=True,
+            leave=False, mininterval=0.1 if live else 5.0, file=sys.stderr, ascii=None if live else True,
+            disable=None if live else False, delay=0 if live else 5.0,
+        )  # fmt: skip
+        return _TqdmBar(bar)
+
+    def say(self, text: str) -> None:
+        from tqdm import tqdm
+
+        tqdm.write(shown(text), file=sys.stderr)
+
+
+def progress(*, quiet: bool) -> Progress:
+    """Bars and words on stderr, or nothing at all."""
+    return Silent() if quiet else _Bars()

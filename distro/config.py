@@ -1,0 +1,96 @@
+"""Settings: read from flags, the environment and a file here, and nowhere else.
+
+Order: flag, environment, file, default. The file is `config.toml` in the configuration folder.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import platformdirs
+
+from distro.errors import MalformedManifestError
+
+_TRUE = {"1", "true", "yes", "on"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that can be set, with units."""
+
+    home: Path  # models, partial files
+    config_folder: Path  # config.toml, manifests/ of the user's own
+    hub_endpoint: str = "https://huggingface.co"
+    hub_token: str | None = None  # None: huggingface_hub looks where its users put theirs
+    hub_cache: Path | None = None  # files that other tools already hold
+    offline: bool = False  # no network at all
+    timeout_s: float = 30.0  # of silence on a connection
+    retries: int = 5  # without progress, per file and source
+    no_color: bool = False
+
+    def __repr__(self) -> str:
+        """As usual, except that a token never shows."""
+        shown = (
+            f"{f.name}={'…' if f.name == 'hub_token' and self.hub_token else repr(getattr(self, f.name))}"
+            for f in fields(self)
+        )
+        return f"Settings({', '.join(shown)})"
+
+
+def load(environment: Mapping[str, str] | None = None, **flags: object) -> Settings:
+    """Settings for this run; flags that are None count as not given.
+
+    Raises MalformedManifestError for a config.toml with an unknown key or a value of the wrong type.
+    """
+    env = os.environ if environment is None else environment
+    config_folder = Path(env.get("DISTRO_CONFIG") or platformdirs.user_config_dir("weights-distro", appauthor=False))
+    hf_home = Path(env.get("HF_HOME") or Path(env.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface")
+    settings = Settings(
+        home=Path(platformdirs.user_data_dir("weights-distro", appauthor=False)),
+        config_folder=config_folder,
+        hub_cache=hf_home / "hub",
+    )
+    settings = replace(settings, **_from_file(config_folder / "config.toml"))  # type: ignore[arg-type]
+    settings = replace(settings, **_from_environment(env))  # type: ignore[arg-type]
+    given = {name: value for name, value in flags.items() if value is not None}
+    return replace(settings, **given)  # type: ignore[arg-type]
+
+
+def _from_environment(env: Mapping[str, str]) -> dict[str, object]:
+    found: dict[str, object] = {}
+    if env.get("DISTRO_HOME"):
+        found["home"] = Path(env["DISTRO_HOME"])
+    if env.get("HF_ENDPOINT"):
+        found["hub_endpoint"] = env["HF_ENDPOINT"].rstrip("/")
+    if env.get("HF_TOKEN"):
+        found["hub_token"] = env["HF_TOKEN"]
+    if env.get("HF_HUB_CACHE"):
+        found["hub_cache"] = Path(env["HF_HUB_CACHE"])
+    if env.get("HF_HUB_OFFLINE", "").lower() in _TRUE or env.get("DISTRO_OFFLINE", "").lower() in _TRUE:
+        found["offline"] = True
+    if env.get("NO_COLOR"):
+        found["no_color"] = True
+    return found
+
+
+def _from_file(path: Path) -> dict[str, object]:
+    kinds: dict[str, type | tuple[type, ...]] = {
+        "home": str, "hub_endpoint": str, "hub_cache": str, "offline": bool,
+        "timeout_s": (int, float), "retries": int, "no_color": bool,
+    }  # fmt: skip
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise MalformedManifestError(path, "TOML", found=str(error), allowed="a well-formed file") from error
+    for key, value in values.items():
+        if key not in kinds:
+            raise MalformedManifestError(path, key, found="an unknown setting", allowed=", ".join(kinds))
+        if not isinstance(value, kinds[key]) or (isinstance(value, bool) and kinds[key] is not bool):
+            raise MalformedManifestError(path, key, found=value, allowed=f"{kinds[key]}")
+    return {key: Path(str(value)) if key in ("home", "hub_cache") else value for key, value in values.items()}
