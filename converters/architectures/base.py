@@ -42,3 +42,7 @@ class Architecture(Protocol):
     def heads_to_reorder(self, name: str, parameters: HyperParameters) -> bool:
         """Whether rows of this tensor (by GGUF name) are split in halves per head in Hugging Face's files."""
         ...
+
+    def settle(self, parameters: HyperParameters, *, has_output: bool, embedding_rows: int) -> HyperParameters:
+        """Fill in what GGUF keys leave to the tensors."""
+        ...

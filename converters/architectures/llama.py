@@ -1,0 +1,257 @@
+"""Llama and the decoders that are built like it: RMSNorm, rotary positions, grouped heads, SwiGLU.
+
+Names and hyper-parameters: `modeling_llama.py` and `configuration_llama.py` in transformers; `LlamaModel` in llama.cpp's
+conversion/llama.py; the `llama` tensors in gguf-py's constants.py. Mistral 7B is the same decoder with a sliding
+window; GGUF calls it `llama` too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from converters.fields import Fields
+from converters.hyperparameters import HyperParameters, RopeScaling
+
+NAME = "llama"
+HF_CLASSES = ("LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM")
+_MISTRAL = "MistralForCausalLM"
+
+# llama.cpp reads no more layers than this, and no model that we know of has a third as many.
+_MOST_LAYERS = 512
+
+_OF_A_LAYER = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+
+
+def from_config(config: Fields) -> HyperParameters:
+    """Hyper-parameters out of config.json. Defaults are `LlamaConfig`'s, where it has any."""
+    dim = config.integer("hidden_size", maximum=2**20)
+    n_heads = config.integer("num_attention_heads", maximum=2**14)
+    n_kv_heads = config.integer("num_key_value_heads", maximum=n_heads, default=n_heads)
+    if n_heads % n_kv_heads:
+        raise config.error("num_key_value_heads", n_kv_heads, f"a divisor of num_attention_heads, {n_heads}")
+    if "head_dim" not in config and dim % n_heads:
+        raise config.error("hidden_size", dim, f"a multiple of num_attention_heads, {n_heads}")
+    head_dim = config.integer("head_dim", maximum=2**14, default=dim // n_heads)
+    if head_dim % 2:
+        raise config.error("head_dim", head_dim, "an even number: rotary positions turn pairs")
+    for key in ("attention_bias", "mlp_bias"):
+        if config.boolean(key, default=False):
+            raise config.error(key, True, "false: biases are not handled yet")
+    activation = config.string("hidden_act", default="silu")
+    if activation != "silu":
+        raise config.error("hidden_act", activation, "silu")
+    rope = config.section("rope_parameters")  # transformers 5 keeps theta and scaling in one place
+    theta = rope if rope is not None and "rope_theta" in rope else config
+    return HyperParameters(
+        dim=dim,
+        hidden_dim=config.integer("intermediate_size", maximum=2**22),
+        n_layers=config.integer("num_hidden_layers", maximum=_MOST_LAYERS),
+        n_heads=n_heads,
+        n_kv_heads=n_kv_heads,
+        head_dim=head_dim,
+        vocab_size=config.integer("vocab_size", maximum=2**24),
+        norm_eps=config.number("rms_norm_eps", maximum=1.0, default=1e-6),
+        rope_theta=theta.number("rope_theta", default=10_000.0),
+        context_length=config.integer("max_position_embeddings", maximum=2**30, default=2048),
+        rope_scaling=_scaling_from_config(rope if rope is not None else config.section("rope_scaling")),
+        sliding_window=config.integer("sliding_window") if "sliding_window" in config else None,
+        tied_embeddings=config.boolean("tie_word_embeddings", default=False),
+    )
+
+
+def _scaling_from_config(scaling: Fields | None) -> RopeScaling | None:
+    if scaling is None:
+        return None
+    kind = scaling.string("rope_type", default=scaling.string("type", default="default"))
+    if kind == "default":
+        return None
+    if kind == "linear":
+        return RopeScaling("linear", scaling.number("factor", maximum=1e6))
+    if kind == "llama3":
+        low = scaling.number("low_freq_factor", maximum=1e6)
+        return RopeScaling(
+            "llama3",
+            scaling.number("factor", maximum=1e6),
+            low,
+            scaling.number("high_freq_factor", above=low, maximum=1e6),
+            scaling.integer("original_max_position_embeddings"),
+        )
+    raise scaling.error("rope_type", kind, "default, linear, llama3")
+
+
+def to_config(parameters: HyperParameters) -> dict[str, object]:
+    """The part of config.json that is about the decoder's shape."""
+    is_mistral = parameters.sliding_window is not None
+    config: dict[str, object] = {
+        "architectures": [_MISTRAL if is_mistral else HF_CLASSES[0]],
+        "model_type": "mistral" if is_mistral else "llama",
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "head_dim": parameters.head_dim,
+        "hidden_act": "silu",
+        "hidden_size": parameters.dim,
+        "initializer_range": 0.02,
+        "intermediate_size": parameters.hidden_dim,
+        "max_position_embeddings": parameters.context_length,
+        "mlp_bias": False,
+        "num_attention_heads": parameters.n_heads,
+        "num_hidden_layers": parameters.n_layers,
+        "num_key_value_heads": parameters.n_kv_heads,
+        "rms_norm_eps": parameters.norm_eps,
+        "rope_scaling": _scaling_to_config(parameters.rope_scaling),
+        "rope_theta": parameters.rope_theta,
+        "tie_word_embeddings": parameters.tied_embeddings,
+        "use_cache": True,
+        "vocab_size": parameters.vocab_size,
+    }
+    if is_mistral:
+        config["sliding_window"] = parameters.sliding_window
+        del config["attention_bias"], config["mlp_bias"]
+    return config
+
+
+def _scaling_to_config(scaling: RopeScaling | None) -> dict[str, object] | None:
+    if scaling is None:
+        return None
+    if scaling.kind == "linear":
+        return {"rope_type": "linear", "factor": scaling.factor}
+    return {
+        "rope_type": "llama3",
+        "factor": scaling.factor,
+        "low_freq_factor": scaling.low_freq_factor,
+        "high_freq_factor": scaling.high_freq_factor,
+        "original_max_position_embeddings": scaling.original_context_length,
+    }
+
+
+def from_gguf(fields: Fields) -> HyperParameters:
+    """Hyper-parameters out of the `llama.*` keys.
+
+    tied_embeddings and, where the key is missing, vocab_size are facts of the tensors: the GGUF reader fills them in.
+    """
+    if "llama.expert_count" in fields and fields.integer("llama.expert_count", minimum=0):
+        raise fields.error("llama.expert_count", fields.values["llama.expert_count"], "0: experts are not handled yet")
+    dim = fields.integer("llama.embedding_length", maximum=2**20)
+    n_heads = fields.integer("llama.attention.head_count", maximum=2**14)
+    n_kv_heads = fields.integer("llama.attention.head_count_kv", maximum=n_heads, default=n_heads)
+    if n_heads % n_kv_heads:
+        raise fields.error("llama.attention.head_count_kv", n_kv_heads, f"a divisor of head_count, {n_heads}")
+    if "llama.attention.key_length" not in fields and dim % n_heads:
+        raise fields.error("llama.embedding_length", dim, f"a multiple of head_count, {n_heads}")
+    head_dim = fields.integer("llama.attention.key_length", maximum=2**14, default=dim // n_heads)
+    value_length = fields.integer("llama.attention.value_length", default=head_dim)
+    if value_length != head_dim:
+        raise fields.error("llama.attention.value_length", value_length, f"key_length, {head_dim}")
+    rotary = fields.integer("llama.rope.dimension_count", default=head_dim)
+    if rotary != head_dim or rotary % 2:
+        raise fields.error("llama.rope.dimension_count", rotary, f"the head's {head_dim}, an even number")
+    return HyperParameters(
+        dim=dim,
+        hidden_dim=fields.integer("llama.feed_forward_length", maximum=2**22),
+        n_layers=fields.integer("llama.block_count", maximum=_MOST_LAYERS),
+        n_heads=n_heads,
+        n_kv_heads=n_kv_heads,
+        head_dim=head_dim,
+        vocab_size=fields.integer("llama.vocab_size", maximum=2**24, default=1),
+        norm_eps=shortest(fields.number("llama.attention.layer_norm_rms_epsilon", maximum=1.0)),
+        rope_theta=shortest(fields.number("llama.rope.freq_base", default=10_000.0)),
+        context_length=fields.integer("llama.context_length", maximum=2**30),
+        rope_scaling=_scaling_from_gguf(fields),
+        sliding_window=(
+            fields.integer("llama.attention.sliding_window") if "llama.attention.sliding_window" in fields else None
+        ),
+    )
+
+
+def _scaling_from_gguf(fields: Fields) -> RopeScaling | None:
+    kind = fields.string("llama.rope.scaling.type", default="none")
+    if kind == "none":
+        return None
+    if kind == "linear":
+        return RopeScaling("linear", shortest(fields.number("llama.rope.scaling.factor", maximum=1e6)))
+    raise fields.error("llama.rope.scaling.type", kind, "none, linear")
+
+
+def to_gguf(parameters: HyperParameters) -> dict[str, object]:
+    """The `llama.*` keys. "llama3" scaling has no key: it is the tensor `rope_freqs.weight`."""
+    keys: dict[str, object] = {
+        "llama.block_count": parameters.n_layers,
+        "llama.context_length": parameters.context_length,
+        "llama.embedding_length": parameters.dim,
+        "llama.feed_forward_length": parameters.hidden_dim,
+        "llama.attention.head_count": parameters.n_heads,
+        "llama.attention.head_count_kv": parameters.n_kv_heads,
+        "llama.attention.layer_norm_rms_epsilon": parameters.norm_eps,
+        "llama.attention.key_length": parameters.head_dim,
+        "llama.attention.value_length": parameters.head_dim,
+        "llama.rope.freq_base": parameters.rope_theta,
+        "llama.rope.dimension_count": parameters.head_dim,
+        "llama.vocab_size": parameters.vocab_size,
+    }
+    if parameters.rope_scaling is not None and parameters.rope_scaling.kind == "linear":
+        keys["llama.rope.scaling.type"] = "linear"
+        keys["llama.rope.scaling.factor"] = parameters.rope_scaling.factor
+    if parameters.sliding_window is not None:
+        keys["llama.attention.sliding_window"] = parameters.sliding_window
+    return keys
+
+
+def hf_names(parameters: HyperParameters) -> Mapping[str, str]:
+    """GGUF name to Hugging Face name, in the order in which GGUF files are written."""
+    names = {"token_embd.weight": "model.embed_tokens.weight"}
+    for layer in range(parameters.n_layers):
+        for ours, theirs in _OF_A_LAYER.items():
+            names[f"blk.{layer}.{ours}.weight"] = f"model.layers.{layer}.{theirs}.weight"
+    names["output_norm.weight"] = "model.norm.weight"
+    if not parameters.tied_embeddings:
+        names["output.weight"] = "lm_head.weight"
+    return names
+
+
+def shapes(parameters: HyperParameters) -> Mapping[str, tuple[int, ...]]:
+    """The shape of each tensor, row-major: (outputs, inputs)."""
+    p = parameters
+    of_a_layer: dict[str, tuple[int, ...]] = {
+        "attn_norm": (p.dim,),
+        "attn_q": (p.n_heads * p.head_dim, p.dim),
+        "attn_k": (p.n_kv_heads * p.head_dim, p.dim),
+        "attn_v": (p.n_kv_heads * p.head_dim, p.dim),
+        "attn_output": (p.dim, p.n_heads * p.head_dim),
+        "ffn_norm": (p.dim,),
+        "ffn_gate": (p.hidden_dim, p.dim),
+        "ffn_up": (p.hidden_dim, p.dim),
+        "ffn_down": (p.dim, p.hidden_dim),
+    }
+    result: dict[str, tuple[int, ...]] = {"token_embd.weight": (p.vocab_size, p.dim)}
+    for layer in range(p.n_layers):
+        result |= {f"blk.{layer}.{name}.weight": shape for name, shape in of_a_layer.items()}
+    result["output_norm.weight"] = (p.dim,)
+    if not p.tied_embeddings:
+        result["output.weight"] = (p.vocab_size, p.dim)
+    return result
+
+
+def heads_to_reorder(name: str, parameters: HyperParameters) -> bool:
+    """q and k: rotary pairs are rows (2i, 2i+1) in GGUF and rows (i, i + head_dim/2) in Hugging Face's files."""
+    return name.endswith((".attn_q.weight", ".attn_k.weight"))
+
+
+def settle(parameters: HyperParameters, *, has_output: bool, embedding_rows: int) -> HyperParameters:
+    """What GGUF leaves to the tensors: whether the embedding is tied, and how many rows it has."""
+    return replace(parameters, tied_embeddings=not has_output, vocab_size=embedding_rows)
+
+
+def shortest(value: float) -> float:
+    """The number somebody wrote, out of its float32: 9.999999747378752e-06 was 1e-05."""
+    return float(f"{value:.7g}")
