@@ -79,6 +79,18 @@ class StoredTensor:
 
 
 @dataclass(frozen=True)
+class ComputedTensor:
+    """A small tensor that is in no file: its rows as bytes, shape (n_rows, row_bytes)."""
+
+    info: TensorInfo
+    origin: str
+    rows: Bytes
+
+    def read_rows(self, start: int, stop: int) -> Bytes:
+        return self.rows[start:stop]
+
+
+@dataclass(frozen=True)
 class RenamedTensor:
     """The same rows under another name."""
 

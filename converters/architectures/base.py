@@ -7,6 +7,7 @@ from typing import Protocol
 
 from converters.fields import Fields
 from converters.hyperparameters import HyperParameters
+from converters.tensors import Tensor
 
 
 class Architecture(Protocol):
@@ -43,6 +44,10 @@ class Architecture(Protocol):
         """Whether rows of this tensor (by GGUF name) are split in halves per head in Hugging Face's files."""
         ...
 
-    def settle(self, parameters: HyperParameters, *, has_output: bool, embedding_rows: int) -> HyperParameters:
+    def computed_tensors(self, parameters: HyperParameters) -> Mapping[str, Tensor]:
+        """Tensors that GGUF holds and Hugging Face's files do not, made from the hyper-parameters."""
+        ...
+
+    def settle(self, parameters: HyperParameters, tensors: Mapping[str, Tensor]) -> HyperParameters:
         """Fill in what GGUF keys leave to the tensors."""
         ...

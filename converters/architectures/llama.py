@@ -1,8 +1,8 @@
 """Llama and the decoders that are built like it: RMSNorm, rotary positions, grouped heads, SwiGLU.
 
-Names and hyper-parameters: `modeling_llama.py` and `configuration_llama.py` in transformers; `LlamaModel` in llama.cpp's
-conversion/llama.py; the `llama` tensors in gguf-py's constants.py. Mistral 7B is the same decoder with a sliding
-window; GGUF calls it `llama` too.
+Names and hyper-parameters: `modeling_llama.py` and `configuration_llama.py` in transformers; `LlamaModel` in
+llama.cpp's conversion/llama.py; the `llama` tensors in gguf-py's constants.py. Mistral 7B is the same decoder with a
+sliding window; GGUF calls it `llama` too.
 """
 
 from __future__ import annotations
@@ -10,15 +10,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+import numpy as np
+import numpy.typing as npt
+
+from converters import dtypes
 from converters.fields import Fields
 from converters.hyperparameters import HyperParameters, RopeScaling
+from converters.tensors import ComputedTensor, Tensor, TensorInfo
 
 NAME = "llama"
-HF_CLASSES = ("LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM")
+HF_CLASSES: tuple[str, ...] = ("LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM")
 _MISTRAL = "MistralForCausalLM"
 
 # llama.cpp reads no more layers than this, and no model that we know of has a third as many.
 _MOST_LAYERS = 512
+
+_FREQUENCIES = "rope_freqs.weight"
+# GGUF holds the factors and not the numbers behind them; these are Llama 3.1's and Llama 3.2's.
+_PUBLISHED_LLAMA3_SCALINGS = (
+    RopeScaling("llama3", 8.0, 1.0, 4.0, 8192),
+    RopeScaling("llama3", 32.0, 1.0, 4.0, 8192),
+)
 
 _OF_A_LAYER = {
     "attn_norm": "input_layernorm",
@@ -138,7 +150,7 @@ def _scaling_to_config(scaling: RopeScaling | None) -> dict[str, object] | None:
 def from_gguf(fields: Fields) -> HyperParameters:
     """Hyper-parameters out of the `llama.*` keys.
 
-    tied_embeddings and, where the key is missing, vocab_size are facts of the tensors: the GGUF reader fills them in.
+    What the keys do not say (vocab_size, tied_embeddings, "llama3" scaling) is left to `settle`.
     """
     if "llama.expert_count" in fields and fields.integer("llama.expert_count", minimum=0):
         raise fields.error("llama.expert_count", fields.values["llama.expert_count"], "0: experts are not handled yet")
@@ -247,9 +259,40 @@ def heads_to_reorder(name: str, parameters: HyperParameters) -> bool:
     return name.endswith((".attn_q.weight", ".attn_k.weight"))
 
 
-def settle(parameters: HyperParameters, *, has_output: bool, embedding_rows: int) -> HyperParameters:
-    """What GGUF leaves to the tensors: whether the embedding is tied, and how many rows it has."""
-    return replace(parameters, tied_embeddings=not has_output, vocab_size=embedding_rows)
+def computed_tensors(parameters: HyperParameters) -> Mapping[str, Tensor]:
+    """Tensors that GGUF holds and Hugging Face's files do not: the frequency factors of "llama3" scaling."""
+    if parameters.rope_scaling is None or parameters.rope_scaling.kind != "llama3":
+        return {}
+    factors = frequency_factors(parameters.head_dim, parameters.rope_theta, parameters.rope_scaling)
+    info = TensorInfo(_FREQUENCIES, dtypes.F32, factors.shape)
+    return {_FREQUENCIES: ComputedTensor(info, "computed from rope_scaling", factors.view(np.uint8)[np.newaxis])}
+
+
+def settle(parameters: HyperParameters, tensors: Mapping[str, Tensor]) -> HyperParameters:
+    """Fill in what GGUF leaves to the tensors: tied embeddings, their rows, the published "llama3" scalings."""
+    embedding = tensors.get("token_embd.weight")
+    parameters = replace(parameters, tied_embeddings="output.weight" not in tensors)
+    if embedding is not None and len(embedding.info.shape) == 2:
+        parameters = replace(parameters, vocab_size=embedding.info.shape[0])
+    if _FREQUENCIES in tensors and tensors[_FREQUENCIES].info.shape == (parameters.head_dim // 2,):
+        stored = tensors[_FREQUENCIES].read_rows(0, 1).tobytes()
+        for scaling in _PUBLISHED_LLAMA3_SCALINGS:
+            if frequency_factors(parameters.head_dim, parameters.rope_theta, scaling).tobytes() == stored:
+                parameters = replace(parameters, rope_scaling=scaling)
+    return parameters
+
+
+def frequency_factors(head_dim: int, theta: float, scaling: RopeScaling) -> npt.NDArray[np.float32]:
+    """By what each rotary frequency is divided under "llama3" scaling: float32, shape (head_dim / 2,).
+
+    `_compute_llama3_parameters` in transformers' modeling_rope_utils.py; `generate_extra_tensors` in llama.cpp.
+    """
+    exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
+    frequencies = 1.0 / (np.float64(theta) ** exponents.astype(np.float64))
+    turns = scaling.original_context_length * frequencies / (2 * np.pi)  # within the original context
+    blend = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+    blend = np.clip(blend, 0.0, 1.0)
+    return (1.0 / ((1.0 - blend) / scaling.factor + blend)).astype(np.float32)
 
 
 def shortest(value: float) -> float:

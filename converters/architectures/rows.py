@@ -1,6 +1,7 @@
 """The two orders of a head's rows: rotary pairs side by side (Meta, GGUF), or in halves (Hugging Face).
 
-transformers' `permute` in convert_llama_weights_to_hf.py goes from pairs to halves; llama.cpp's `LlamaModel.permute` back.
+transformers' `permute` in convert_llama_weights_to_hf.py goes from pairs to halves, llama.cpp's `LlamaModel.permute`
+back.
 """
 
 from __future__ import annotations
