@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import numpy as np
@@ -20,7 +20,7 @@ Block = tuple[Work, int, int]  # rows start to stop of one tensor
 class Output(Protocol):
     """One file that is being made. Any thread may write any range, in any order."""
 
-    def write_at(self, offset: int, data: bytes | npt.NDArray[np.uint8]) -> object: ...
+    def write_at(self, offset: int, data: bytes | memoryview) -> object: ...
 
 
 class Sink(Protocol):
@@ -52,8 +52,6 @@ def convert(
     blocks = _Shared(_blocks(plan))
     with ThreadPoolExecutor(threads, thread_name_prefix="convert") as pool:
         workers = [pool.submit(_work, blocks, outputs, advance) for _ in range(threads)]
-        finished, _ = wait(workers, return_when=FIRST_EXCEPTION)
-        blocks.stop()
         for worker in workers:
             worker.result()
     checkpoint.check_unchanged()
@@ -88,7 +86,7 @@ def _work(blocks: _Shared, outputs: Mapping[str, Output], advance: Callable[[int
             work, start, stop = block
             data = make_rows(work, start, stop)
             offset = work.placed.offset_in_file + start * work.placed.info.row_bytes
-            outputs[work.file.path].write_at(offset, data)
+            outputs[work.file.path].write_at(offset, data.data)
             advance(data.nbytes)
     except BaseException:
         blocks.stop()
