@@ -1,0 +1,108 @@
+"""`distro convert`: one form of a model made from another."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from distro.cli import console
+from distro.errors import UsageError
+
+if TYPE_CHECKING:
+    from converters.plan import Plan
+    from converters.recipe import Recipe
+
+
+def convert(
+    context: typer.Context,
+    reference: Annotated[str, typer.Argument(metavar="REF|PATH", help="A model that is here, a file or a folder.")],
+    to: Annotated[str, typer.Option("--to", help="Format of the result: gguf or safetensors.")] = "",
+    quant: Annotated[
+        str, typer.Option("--quant", "-t", help="Type of the weights: q8_0, q4_0, q4_1, f16, bf16, f32.")
+    ] = "",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Put the result there instead of into the store.")
+    ] = None,
+    name: Annotated[str, typer.Option("--name", help="Name of the new variant (default: its type).")] = "",
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Default: one for each core.")] = os.cpu_count() or 1,
+    check: Annotated[bool, typer.Option("--check/--no-check", help="Prove the result against its source.")] = True,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its exact size; make nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Convert and quantize in one pass, and check that the result still speaks."""
+    from converters.formats import open_checkpoint
+    from converters.plan import make
+    from distro import derive
+    from distro.cli.resolve import local
+    from distro.store import Store
+
+    session = context.obj
+    source = local(session, reference)
+    with open_checkpoint(source.path) as checkpoint:
+        recipe = _recipe(to, quant, stored={tensor.info.dtype.name for tensor in checkpoint.tensors.values()})
+        plan = make(checkpoint, recipe, source.model or source.path.stem)
+    if dry_run:
+        _print_plan(plan, threads, as_json=as_json)
+        return
+
+    store = Store(session.settings.home)
+    settings = {"threads": threads, "check": check, "progress": session.progress}
+    if output is not None:
+        made = derive.into_path(store, source.path, recipe, output, **settings)
+    elif source.model is None:
+        raise UsageError(f"{reference}: a path has no place in the store; say where the result goes with -o")
+    else:
+        variant = name or (recipe.mix if recipe.target == "gguf" else recipe.target)
+        if source.declares(variant):
+            raise UsageError(f"{source.model}:{variant} is published under that name; choose another with --name")
+        made = derive.into_store(store, source.path, recipe, source.model, variant, **settings)
+
+    if as_json:
+        verdict = made.verdict.to_json() if made.verdict else None
+        console.result_json({"path": str(made.path), "size": made.plan.size, "check": verdict})
+        return
+    for line in made.verdict.lines() if made.verdict else ("not checked",):
+        console.say(line)
+    console.result(str(made.path))
+
+
+def _recipe(to: str, quant: str, *, stored: set[str]) -> Recipe:
+    """What is meant: a type alone means GGUF; a format alone keeps plain weights as they are stored."""
+    from converters.recipe import Recipe
+
+    if not to and not quant:
+        raise UsageError("say what is wanted: --to safetensors, --quant q8_0, or both")
+    if not quant:
+        plain = [name for name in ("F32", "BF16", "F16") if name in stored - {"F32"}] or ["F32"]
+        quant = plain[0].lower() if stored <= {"F32", "F16", "BF16"} else "f16"
+    return Recipe(to or "gguf", quant)
+
+
+def _print_plan(plan: Plan, threads: int, *, as_json: bool) -> None:
+    tensors = [
+        {
+            "name": work.placed.info.name,
+            "file": work.file.path,
+            "offset": work.placed.offset_in_file,
+            "size": work.placed.info.n_bytes,
+            "type": work.placed.info.dtype.name,
+            "shape": list(work.placed.info.shape),
+            "input": work.input.origin,
+            "steps": list(work.steps),
+        }
+        for work in plan.work
+    ]
+    if as_json:
+        files = [{"path": file.path, "size": file.size} for file in plan.files]
+        memory = plan.memory_bytes(threads)
+        console.result_json({"size": plan.size, "memory": memory, "files": files, "tensors": tensors})
+        return
+    rows = [[str(t["name"]), "x".join(map(str, t["shape"])), str(t["type"]), str(t["size"]), ", ".join(t["steps"])]
+            for t in tensors]  # fmt: skip
+    console.table(["tensor", "shape", "type", "bytes", "steps"], rows, right=[3])
+    for file in plan.files:
+        console.result(f"{file.path}: {file.size} bytes")
+    console.result(f"{plan.size} bytes in all, {8 * plan.size / plan.n_weights:.2f} bits per weight")

@@ -1,0 +1,123 @@
+"""One variant made from another: plan, convert, check that it still speaks, put in place.
+
+The result appears under its name whole and proven, or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from converters import convert, plan
+from converters.checkpoint import Checkpoint
+from converters.errors import RefusedError, shown
+from converters.formats import open_checkpoint
+from converters.plan import Plan
+from converters.recipe import Recipe
+from distro.digest import sha256_of
+from distro.progress import Progress
+from distro.receipt import Entry, Receipt, now
+from distro.store import Result, Store
+
+if TYPE_CHECKING:
+    from distro.runtime.check import Verdict
+
+
+@dataclass(frozen=True)
+class Derived:
+    """What was made. path: its file or folder. verdict: None where the check was waived."""
+
+    path: Path
+    plan: Plan
+    verdict: Verdict | None
+
+
+class CheckFailedError(RefusedError):
+    """The result does not say what its source says; it was not kept."""
+
+
+def into_store(
+    store: Store, source: Path, recipe: Recipe, model: str, variant: str, *, threads: int, check: bool, progress: Progress
+) -> Derived:
+    """Make a variant of a model of the store, receipt and all.
+
+    Raises CannotCreateError if that variant is there already, CheckFailedError, and what `converters` raises.
+    """
+    with store.result(store.folder(model, variant)) as result, open_checkpoint(source) as checkpoint:
+        made = plan.make(checkpoint, recipe, model)
+        verdict = _fill(checkpoint, made, result, threads=threads, check=check, progress=progress)
+        receipt = Receipt(
+            model=model,
+            variant=variant,
+            format=recipe.target,
+            files=_entries(result, made, f"made here from {source.name}"),
+            recipe=json.loads(recipe.canonical()),
+            inputs=_inputs(store, checkpoint),
+        ).to_bytes()
+        result.create("receipt.json", len(receipt)).write_at(0, receipt)
+        result.publish()
+    return Derived(result.target, made, verdict)
+
+
+def into_path(
+    store: Store, source: Path, recipe: Recipe, target: Path, *, threads: int, check: bool, progress: Progress
+) -> Derived:
+    """Make a file (GGUF) or a folder (safetensors) at a place of the user's own.
+
+    Raises RefusedError where the place is one of the inputs, and otherwise as `into_store`.
+    """
+    with open_checkpoint(source) as checkpoint:
+        made = plan.make(checkpoint, recipe, target.name.removesuffix(".gguf"))
+        single_file = recipe.target == "gguf"
+        if single_file and target.is_dir():
+            target = target / made.files[0].path
+        refuse_inputs(checkpoint, target)
+        with store.result(target, single_file=single_file) as result:
+            verdict = _fill(checkpoint, made, result, threads=threads, check=check, progress=progress)
+            result.publish()
+    return Derived(target, made, verdict)
+
+
+def refuse_inputs(checkpoint: Checkpoint, target: Path) -> None:
+    """Raise RefusedError if writing to target would write over what is being read, by any of its names."""
+    if not target.exists():
+        return
+    for file in checkpoint.files:
+        if target.samefile(file.path) or target.samefile(file.path.parent):
+            raise RefusedError(f"{shown(str(target))}: is the input itself")
+
+
+def _fill(
+    checkpoint: Checkpoint, made: Plan, result: Result, *, threads: int, check: bool, progress: Progress
+) -> Verdict | None:
+    for warning in (*checkpoint.warnings, *made.warnings):
+        progress.say(warning)
+    with progress.bar(f"convert to {made.recipe.mix}", made.size) as bar:
+        convert.convert(checkpoint, made, result, threads=threads, advance=bar.advance)
+    if not check:
+        return None
+    from distro.runtime.check import compare
+
+    with open_checkpoint(result.path) as converted:
+        verdict = compare(checkpoint, converted)
+    if not verdict.passed:
+        raise CheckFailedError(f"{shown(str(result.target))}: not kept, {'; '.join(verdict.failures)}")
+    return verdict
+
+
+def _entries(result: Result, made: Plan, source: str) -> dict[str, Entry]:
+    return {
+        file.path: Entry(sha256_of(result.path / file.path), file.size, source, now()) for file in made.files
+    }
+
+
+def _inputs(store: Store, checkpoint: Checkpoint) -> dict[str, str]:
+    """SHA-256 of every file that was read, out of the receipt where the store has one for it."""
+    known: dict[Path, str] = {}
+    for model, variant in store.variants():
+        folder, receipt = store.folder(model, variant), store.receipt(model, variant)
+        if receipt and checkpoint.path.is_relative_to(folder):
+            known = {folder / name: entry.sha256 for name, entry in receipt.files.items()}
+    return {file.path.name: known.get(file.path) or sha256_of(file.path) for file in checkpoint.files}
