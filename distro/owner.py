@@ -1,21 +1,28 @@
-"""Who writes a partial file, and whether that process still lives.
+"""Who writes something partial, and whether that process still lives.
 
 Every writer has a file of its own, and the writer's identity is part of the file's name, so that two processes never
 write into one file, also where locks do nothing (NFS, Lustre). A file may be taken over by renaming it only when its
-writer is dead beyond doubt: same place, and no process of that id and start time.
+writer is dead beyond doubt: same place, and no process of that id and start time. Names end in `.<owner>-<n>…`.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import os
 import platform
 import re
+import shutil
+import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
-_TEXT = re.compile(r"([0-9a-f]{8})-([0-9]{1,10})-([0-9]{1,20})", re.ASCII)
+from distro import disk
+
+_TEXT = re.compile(r"([0-9a-f]{8})-([0-9]{1,10})-([0-9]{1,20})-[0-9]+", re.ASCII)
+_ABANDONED_S = 3600  # untouched for so long, what another machine left is given up
 
 
 @dataclass(frozen=True)
@@ -34,9 +41,12 @@ class Owner:
         return Owner(_place(), os.getpid(), _start_of(os.getpid()))
 
     @staticmethod
-    def parse(text: str) -> Owner | None:
-        match = _TEXT.fullmatch(text)
-        return Owner(match[1], int(match[2]), int(match[3])) if match else None
+    def of(path: Path) -> Owner | None:
+        """Whose it is, from its name; None for a name that says nothing."""
+        for part in path.name.split("."):
+            if match := _TEXT.fullmatch(part):
+                return Owner(match[1], int(match[2]), int(match[3]))
+        return None
 
     def is_here(self) -> bool:
         """Whether its process id means anything to us: same host, same process namespace."""
@@ -54,6 +64,57 @@ class Owner:
             pass
         start = _start_of(self.pid)
         return 0 not in (start, self.start) and start != self.start
+
+
+class Claims:
+    """What this process is writing, by path; its lock makes looking and taking over one step among our threads."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self._held: set[Path] = set()
+        self._serial = itertools.count()
+
+    def new_suffix(self) -> str:
+        """The end of a name that no other writer has, in any process."""
+        return f"{Owner.this_process()}-{next(self._serial)}"
+
+    def hold(self, path: Path) -> None:
+        with self.lock:
+            self._held.add(path)
+
+    def let_go(self, path: Path) -> None:
+        with self.lock:
+            self._held.discard(path)
+
+    def is_free(self, path: Path) -> bool:
+        """Whether nobody can be writing it: its writer is dead, or is us and has let go."""
+        owner = Owner.of(path)
+        if owner is None:
+            return True
+        return owner.is_surely_dead() or (owner == Owner.this_process() and path not in self._held)
+
+
+CLAIMS = Claims()
+
+
+def is_abandoned(path: Path) -> bool:
+    """Whether what another machine wrote has not been touched for an hour."""
+    return time.time() - path.lstat().st_mtime > _ABANDONED_S
+
+
+def discard(path: Path) -> int:
+    """Delete something partial unless a living process writes it. Gives the bytes freed."""
+    owner = Owner.of(path)
+    with CLAIMS.lock:
+        if owner and not CLAIMS.is_free(path) and (owner.is_here() or not is_abandoned(path)):
+            return 0
+        freed = disk.size_of(path)
+        with disk.told(path):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+    return freed
 
 
 @functools.cache

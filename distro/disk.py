@@ -1,0 +1,158 @@
+"""The disk's side of the store: steps that are safe to repeat, in an order that survives a power cut.
+
+Files are synced before they are renamed, folders after; a name that comes from outside is opened relative to its
+folder and no link is followed. Errors of the system become ours, with the path that the user knows.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import functools
+import os
+import shutil
+import stat
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from converters.errors import shown
+from distro.errors import CannotCreateError, DiskFullError, StorageError
+
+_FICLONE = 0x40049409  # linux/fs.h: share the extents of another file
+
+
+@contextmanager
+def told(path: Path) -> Iterator[None]:
+    """Errors of the system as ours, with the path that the user knows."""
+    try:
+        yield
+    except OSError as error:
+        why = f"{shown(str(path))}: {error.strerror or error}"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFullError(why) from error
+        refused = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY,
+                   errno.ELOOP, errno.ENAMETOOLONG, errno.EFBIG)  # fmt: skip
+        if error.errno in refused:
+            raise CannotCreateError(why) from error
+        raise StorageError(why) from error
+
+
+def write_all(descriptor: int, data: bytes | memoryview, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        count = os.pwrite(descriptor, view, offset)
+        view, offset = view[count:], offset + count
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        write_all(descriptor, data, 0)
+        os.fchmod(descriptor, file_mode())
+        os.fsync(descriptor)
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(descriptor)
+    sync_folder(path.parent)
+
+
+def share_extents(source: int, target: int) -> bool:
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+    except OSError:  # another file system, or one that cannot
+        return False
+    return True
+
+
+def make_folder(folder: Path, *, private: Path | None = None) -> None:
+    """Make a folder and its parents, each on the disk before it is used; from `private` on, for us alone."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent, private=private)
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        if folder.is_dir():  # another process was quicker
+            return
+        raise NotADirectoryError(errno.ENOTDIR, "is no folder", str(folder)) from None
+    folder.chmod(0o700 if private and folder.is_relative_to(private) else folder_mode())
+    sync_folder(folder.parent)
+
+
+def open_folder(folder: Path, within: Path) -> int:
+    """A descriptor of a folder, made where it is missing; below `within` nothing is followed."""
+    make_folder(within)
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    descriptor = os.open(within, flags)
+    for name in folder.relative_to(within).parts:
+        try:
+            with suppress(FileExistsError):
+                os.mkdir(name, folder_mode(), dir_fd=descriptor)
+                os.fsync(descriptor)
+            inner = os.open(name, flags | os.O_NOFOLLOW, dir_fd=descriptor)
+        finally:
+            os.close(descriptor)
+        descriptor = inner
+    return descriptor
+
+
+def refuse_special(name: str, folder: int, path: Path) -> None:
+    """A name that is a folder, a pipe or a device is not ours to replace."""
+    with suppress(FileNotFoundError):
+        mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+            raise CannotCreateError(f"{shown(str(path))}: is there already and is no file")
+
+
+def sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@functools.cache
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def file_mode() -> int:
+    return 0o600 | (0o666 & ~_umask())
+
+
+def folder_mode() -> int:
+    return 0o700 | (0o777 & ~_umask())
+
+
+def check_space(n_bytes: int, folder: Path) -> None:
+    """Raise DiskFullError if so many bytes more do not fit where the folder is, or will be."""
+    there = next((path for path in (folder, *folder.absolute().parents) if path.exists()), Path("/"))
+    with told(folder):
+        free = shutil.disk_usage(there).free
+    if n_bytes > free:
+        raise DiskFullError(f"{shown(str(folder))}: {n_bytes} bytes needed, {free} free, {n_bytes - free} missing")
+
+
+def length(path: Path) -> int:
+    """Bytes of a part file; -1 for what is none."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return -1
+    return status.st_size if stat.S_ISREG(status.st_mode) else -1
+
+
+def size_of(path: Path) -> int:
+    """Bytes in a file or in all files below a folder; links count nothing."""
+    if path.is_symlink() or not path.exists():
+        return 0
+    return sum(max(0, length(each)) for each in (path.rglob("*") if path.is_dir() else (path,)))

@@ -1,0 +1,154 @@
+"""Something that is made here, a folder or a single file: it appears at its target whole or not at all."""
+
+from __future__ import annotations
+
+import glob
+import os
+import shutil
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from converters.errors import shown
+from distro import disk
+from distro.errors import CannotCreateError
+from distro.owner import CLAIMS, discard
+
+
+class Result:
+    """A folder, or a single file, that is being made. Discarded on an error, published by hand.
+
+    In single-file mode `create` is called once and its path is not used: the file will have the target's name.
+    """
+
+    def __init__(self, area: Path, prefix: str, target: Path, single_file: bool, replace: bool) -> None:
+        self.target, self._single_file, self._replace = target, single_file, replace
+        self._work = area / f"{prefix}.{CLAIMS.new_suffix()}"
+        self._outputs: list[Output] = []
+        self._refuse_existing()
+        with disk.told(target):
+            disk.make_folder(target.parent)
+            disk.make_folder(area)
+            for left in area.glob(f"{glob.escape(prefix)}.*"):  # of a run that was killed
+                if left.suffix != ".old":
+                    discard(left)
+            CLAIMS.hold(self._work)
+            if not single_file:
+                self._work.mkdir(mode=0o700)
+
+    def create(self, path: str, size: int) -> Output:
+        """A file of fixed size, sparse until written. Raises DiskFullError, CannotCreateError."""
+        if self._single_file and self._outputs:
+            raise ValueError("a single-file result has one file")
+        promised = sum(output.missing for output in self._outputs)
+        disk.check_space(promised + size, self._work.parent)
+        name = self._work if self._single_file else self._work / _judged(path)
+        with disk.told(name):
+            if not self._single_file:
+                os.close(disk.open_folder(name.parent, self._work))
+            output = Output(name, size)
+        self._outputs.append(output)
+        return output
+
+    def publish(self) -> None:
+        """Put it at its target: fsync of everything, rename, fsync of the folder."""
+        self._refuse_existing()
+        with disk.told(self.target):
+            for output in self._outputs:
+                output.finish()
+            if not self._single_file:
+                self._work.chmod(disk.folder_mode())
+                for folder in (*(path for path in self._work.rglob("*") if path.is_dir()), self._work):
+                    disk.sync_folder(folder)
+            self._swap_in()
+            disk.sync_folder(self.target.parent)
+
+    def discard(self) -> None:
+        """Forget what was made; harmless after `publish`."""
+        for output in self._outputs:
+            output.close()
+        if self._single_file:
+            self._work.unlink(missing_ok=True)
+        else:
+            shutil.rmtree(self._work, ignore_errors=True)
+        CLAIMS.let_go(self._work)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.discard()
+
+    def _refuse_existing(self) -> None:
+        if not os.path.lexists(self.target) or self._is_empty_folder():
+            return
+        if not self._replace:
+            raise CannotCreateError(f"{shown(str(self.target))}: is there already")
+        if self.target.is_symlink() or self.target.is_dir() == self._single_file:
+            raise CannotCreateError(f"{shown(str(self.target))}: is of another kind than what would replace it")
+
+    def _is_empty_folder(self) -> bool:
+        return (
+            not self._single_file
+            and self.target.is_dir()
+            and not self.target.is_symlink()
+            and not any(self.target.iterdir())
+        )
+
+    def _swap_in(self) -> None:
+        if self._single_file or not self.target.exists() or self._is_empty_folder():
+            self._work.replace(self.target)
+            return
+        old = self._work.with_name(self._work.name + ".old")
+        self.target.replace(old)
+        try:
+            self._work.replace(self.target)
+        except OSError:
+            old.replace(self.target)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+
+
+class Output:
+    """A file of a result: any thread may write any part of it, once or again.
+
+    missing: bytes that have no room on the disk yet.
+    """
+
+    def __init__(self, path: Path, size: int) -> None:
+        self.path, self.size = path, size
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._descriptor = os.open(path, flags, 0o600)
+        os.ftruncate(self._descriptor, size)
+
+    @property
+    def missing(self) -> int:
+        if self._descriptor < 0:
+            return 0
+        return max(0, self.size - os.fstat(self._descriptor).st_blocks * 512)
+
+    def write_at(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        """Put bytes (anything that is a contiguous buffer) at an offset. Raises DiskFullError, StorageError."""
+        view = memoryview(data).cast("B")
+        if offset < 0 or offset + len(view) > self.size:
+            raise ValueError(f"{self.path}: {len(view)} bytes at {offset} in a file of {self.size}")
+        with disk.told(self.path):
+            disk.write_all(self._descriptor, view, offset)
+
+    def finish(self) -> None:
+        os.fchmod(self._descriptor, disk.file_mode())
+        os.fsync(self._descriptor)
+        self.close()
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def _judged(path: str) -> str:
+    from distro.paths import safe_relpath
+
+    return safe_relpath(path)
