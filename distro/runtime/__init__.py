@@ -1,0 +1,1 @@
+"""The reference runtime: every checkpoint that the converters open, computed in float32. For truth, not for speed."""
