@@ -19,7 +19,13 @@ Weights = npt.NDArray[np.float32]  # (n_blocks, block_size)
 class Quant(Protocol):
     """One module of this package: a type's two directions."""
 
-    DTYPE: DType
+    @property
+    def DTYPE(self) -> DType: ...
+
+    @property
+    def LIMIT(self) -> float | None:
+        """Weights must be nearer to zero than this; None where every bit pattern is copied as it is."""
+        ...
 
     def quantize_blocks(self, weights: Weights) -> Blocks:
         """Pack float32 weights, shape (n_blocks, block_size), into uint8 blocks, shape (n_blocks, block_bytes)."""

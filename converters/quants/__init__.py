@@ -1,0 +1,65 @@
+"""Types of weights, both ways: the table of all that we can read and write, and rows through it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import numpy as np
+import numpy.typing as npt
+
+from converters.dtypes import DType
+from converters.errors import UnrepresentableError
+from converters.quants import bf16, f16, f32, q4_0, q4_1, q8_0
+from converters.quants.base import Quant
+
+_MODULES: tuple[Quant, ...] = (f32, f16, bf16, q4_0, q4_1, q8_0)
+CODECS: Mapping[DType, Quant] = MappingProxyType({module.DTYPE: module for module in _MODULES})
+
+
+def can_decode(dtype: DType) -> bool:
+    return dtype in CODECS
+
+
+def can_encode(dtype: DType) -> bool:
+    return dtype in CODECS
+
+
+def decode(data: npt.NDArray[np.uint8], dtype: DType) -> npt.NDArray[np.float32]:
+    """Stored rows as numbers.
+
+    data: uint8, shape (n_rows, row_bytes). Returns float32, shape (n_rows, n_columns). Raises KeyError for a type
+    that `can_decode` denies.
+    """
+    quant = CODECS[dtype]
+    n_rows = data.shape[0]
+    blocks = np.ascontiguousarray(data).reshape(-1, dtype.block_bytes)
+    n_columns = data.shape[1] // dtype.block_bytes * dtype.block_size
+    with np.errstate(all="ignore"):  # a scale may be infinite; so ggml has it too
+        return quant.dequantize_blocks(blocks).reshape(n_rows, n_columns)
+
+
+def encode(weights: npt.NDArray[np.float32], dtype: DType, *, tensor: str, first_index: int) -> npt.NDArray[np.uint8]:
+    """Numbers as stored rows.
+
+    weights: float32, shape (n_rows, n_columns), n_columns a whole number of blocks. Returns uint8, shape (n_rows,
+    row_bytes). tensor and first_index (the place of weights[0, 0] in it) are for the error: UnrepresentableError names
+    the first weight that is NaN, infinite or too large for the type. F32 keeps every bit. Raises KeyError for a type
+    that `can_encode` denies, ValueError for rows that are not whole blocks.
+    """
+    quant = CODECS[dtype]
+    n_rows, n_columns = weights.shape
+    row_bytes = dtype.row_bytes(n_columns)
+    _refuse_unrepresentable(weights, quant, tensor, first_index)
+    blocks = np.ascontiguousarray(weights).reshape(-1, dtype.block_size)
+    with np.errstate(all="ignore"):  # overflow, 1/0 and inf * 0 have one outcome each, and it is ggml's
+        return quant.quantize_blocks(blocks).reshape(n_rows, row_bytes)
+
+
+def _refuse_unrepresentable(weights: npt.NDArray[np.float32], quant: Quant, tensor: str, first_index: int) -> None:
+    if quant.LIMIT is None:
+        return
+    held = np.abs(weights) < np.float32(quant.LIMIT)  # false for NaN too
+    if not held.all():
+        index = int(np.argmin(held))
+        raise UnrepresentableError(tensor, first_index + index, float(weights.flat[index]), quant.DTYPE.name)

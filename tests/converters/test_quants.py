@@ -1,0 +1,231 @@
+"""Types both ways: literal blocks, and the same bytes as ggml and gguf-py on whatever can be thought of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from converters import dtypes, quants
+from converters.dtypes import DType
+from converters.errors import UnrepresentableError
+from tests.fakes import ggml
+
+Floats = npt.NDArray[np.float32]
+
+PLAIN = [dtype for dtype in quants.CODECS if dtype.is_plain]
+BLOCK = [dtype for dtype in quants.CODECS if not dtype.is_plain]
+name = str  # of a type, for the names of tests
+
+
+def encode(weights: Floats, dtype: DType) -> npt.NDArray[np.uint8]:
+    return quants.encode(weights, dtype, tensor="blk.0.ffn_up.weight", first_index=0)
+
+
+def assert_same_bits(ours: Floats, theirs: Floats) -> None:
+    np.testing.assert_array_equal(ours.view(np.uint32), theirs.view(np.uint32))
+
+
+def hard_weights() -> dict[str, Floats]:
+    """Weights that break a careless quantizer, each of shape (24, 512)."""
+    random = np.random.default_rng(20)
+    normal = random.standard_normal((24, 512)).astype(np.float32)
+    zeros = np.zeros_like(normal)
+    signed_zeros = np.where(normal > 0, np.float32(0), np.float32(-0.0))
+    any_bits = random.integers(0, 2**32, normal.shape, dtype=np.uint64).astype(np.uint32).view(np.float32)
+    cases = {
+        "normal": normal,
+        "zeros": zeros,
+        "minus zeros": -zeros,
+        "zeros of both signs": signed_zeros,
+        "sparse": np.where(np.abs(normal) > 1.6, normal, np.float32(0)),
+        "sparse with signed zeros": np.where(np.abs(normal) > 1.6, normal, signed_zeros),
+        "all positive": np.abs(normal),
+        "all negative": -np.abs(normal),
+        "whole numbers, many ties": np.round(normal * 4),
+        "halves": np.round(normal * 8) / np.float32(2),
+        "outliers": np.where(np.abs(normal) > 2.5, normal * np.float32(100), normal),
+        "a scale for each 32": normal * np.repeat(10.0 ** random.uniform(-4, 0, (24, 16)), 32, axis=1),
+        "a scale for each 16": normal * np.repeat(10.0 ** random.uniform(-20, 4, (24, 32)), 16, axis=1),
+        "any finite bits": np.where(np.isfinite(any_bits), any_bits, np.float32(0)),
+        "largest": np.copysign(np.float32(3e38), normal),
+    }
+    for exponent in (-45, -44, -42, -40, -39, -38, -37, -36, -30, -20, -15, -10, -6, 4, 6, 20, 35, 37):
+        cases[f"1e{exponent}"] = (normal.astype(np.float64) * 10.0**exponent).astype(np.float32)
+    for constant in (1.0, -1.0, 0.1, -7.0, 1e-40, -1e-45, 65504.0, 1e38):
+        cases[f"all {constant}"] = np.full_like(normal, constant)
+    return {case: np.ascontiguousarray(weights, np.float32) for case, weights in cases.items()}
+
+
+HARD = hard_weights()
+
+
+# Literal blocks
+
+
+def test_q8_0_block_byte_by_byte() -> None:
+    weights = np.zeros((1, 32), np.float32)
+    weights[0, :5] = [127.0, -127.0, 0.5, -0.5, 1.25]
+    d = [0x00, 0x3C]  # 127 / 127 = 1.0
+    qs = [127, 256 - 127, 1, 256 - 1, 1] + [0] * 27  # halves go away from zero
+    assert encode(weights, dtypes.Q8_0).tolist() == [d + qs]
+
+
+def test_q4_0_block_byte_by_byte() -> None:
+    weights = np.zeros((1, 32), np.float32)
+    weights[0, [0, 1, 2, 16, 17]] = [-8.0, 8.0, 7.0, 0.5, -0.75]
+    d = [0x00, 0x3C]  # -8 comes first among the largest: d = -8 / -8 = 1.0
+    # Quants, trunc(w + 8.5): 0; 16, held to 15; 15; of the second half 9 and 7; elsewhere 8.
+    qs = [0 | 9 << 4, 15 | 7 << 4, 15 | 8 << 4] + [0x88] * 13
+    assert encode(weights, dtypes.Q4_0).tolist() == [d + qs]
+
+
+def test_q4_1_block_byte_by_byte() -> None:
+    weights = np.full((1, 32), 1.0, np.float32)
+    weights[0, [0, 1, 16]] = [31.0, 2.0, 4.9]
+    d = [0x00, 0x40]  # (31 - 1) / 15 = 2.0
+    m = [0x00, 0x3C]  # 1.0
+    # Quants, trunc((w - 1) / 2 + 0.5): 15, 1 (a half goes up), 2; elsewhere 0.
+    qs = [15 | 2 << 4, 1] + [0] * 14
+    assert encode(weights, dtypes.Q4_1).tolist() == [d + m + qs]
+
+
+def test_bf16_rounds_ties_to_even() -> None:
+    bits = np.array([[0x3F800000, 0x3F808000, 0x3F818000, 0x3F808001, 0xBF818000, 0x00008000, 0x00018000]], np.uint32)
+    expected = [0x3F80, 0x3F80, 0x3F82, 0x3F81, 0xBF82, 0x0000, 0x0002]
+    assert encode(bits.view(np.float32), dtypes.BF16).view(np.uint16).tolist() == [expected]
+
+
+def test_f16_rounds_ties_to_even_and_keeps_denormals() -> None:
+    weights = np.array([[1.0, 1 + 2**-11, 1 + 3 * 2**-11, 2**-24, 2**-25, -0.0, 65519.0]], np.float32)
+    expected = [0x3C00, 0x3C00, 0x3C02, 0x0001, 0x0000, 0x8000, 0x7BFF]
+    assert encode(weights, dtypes.F16).view(np.uint16).tolist() == [expected]
+
+
+def test_f32_keeps_every_bit() -> None:
+    bits = np.array([[0x7F800001, 0xFFC12345, 0x7F800000, 0x80000000, 0x00000001]], np.uint32)
+    encoded = encode(bits.view(np.float32), dtypes.F32)
+    np.testing.assert_array_equal(encoded.view(np.uint32), bits)
+    np.testing.assert_array_equal(quants.decode(encoded, dtypes.F32).view(np.uint32), bits)
+
+
+# The judges
+
+
+@pytest.mark.parametrize("dtype", BLOCK, ids=name)
+@pytest.mark.parametrize("case", HARD)
+def test_hard_weights_become_ggmls_bytes(dtype: DType, case: str) -> None:
+    np.testing.assert_array_equal(encode(HARD[case], dtype), ggml.quantize(HARD[case], dtype))
+
+
+@pytest.mark.parametrize("dtype", PLAIN, ids=name)
+@pytest.mark.parametrize("case", HARD)
+def test_hard_weights_become_ggmls_plain_bytes(dtype: DType, case: str) -> None:
+    limit = quants.CODECS[dtype].LIMIT
+    weights = HARD[case] if limit is None else np.clip(HARD[case], -0.99 * limit, 0.99 * limit, dtype=np.float32)
+    np.testing.assert_array_equal(encode(weights, dtype), ggml.quantize(weights, dtype))
+
+
+@pytest.mark.parametrize("dtype", BLOCK, ids=name)
+@given(
+    weights=hnp.arrays(np.float32, (2, 256), elements=st.floats(width=32, allow_nan=False, allow_infinity=False)),
+)
+def test_any_finite_weights_become_ggmls_bytes(dtype: DType, weights: Floats) -> None:
+    np.testing.assert_array_equal(encode(weights, dtype), ggml.quantize(weights, dtype))
+
+
+@pytest.mark.parametrize("dtype", BLOCK, ids=name)
+def test_any_block_decodes_as_in_ggml_and_gguf(dtype: DType) -> None:
+    data = np.random.default_rng(4).integers(0, 256, (64, 4 * dtype.block_bytes), dtype=np.uint8)
+    ours = quants.decode(data, dtype)
+    numbers = ~np.isnan(ours)  # of a NaN only that it is one, its payload is the machine's
+    with np.errstate(all="ignore"):
+        judges = [ggml.dequantize(data, dtype), gguf.dequantize(data, gguf.GGMLQuantizationType(dtype.ggml_id))]
+    for theirs in judges:
+        np.testing.assert_array_equal(np.isnan(theirs), ~numbers)
+        assert_same_bits(ours[numbers], theirs[numbers])
+
+
+@pytest.mark.parametrize("dtype", [dtypes.F16, dtypes.BF16], ids=name)
+def test_every_half_decodes_as_in_gguf_and_comes_back(dtype: DType) -> None:
+    data = np.arange(2**16, dtype="<u2").view(np.uint8).reshape(1, -1)
+    ours = quants.decode(data, dtype)
+    assert_same_bits(ours, gguf.dequantize(data, gguf.GGMLQuantizationType(dtype.ggml_id)))
+    finite = np.isfinite(ours)
+    np.testing.assert_array_equal(encode(ours[finite][None, :], dtype).view("<u2")[0], data.view("<u2")[finite])
+
+
+@pytest.mark.parametrize("dtype", [*PLAIN, dtypes.Q8_0, dtypes.Q4_0, dtypes.Q4_1], ids=name)
+def test_real_weights_become_ggufs_bytes(dtype: DType, smollm2_gguf: Path) -> None:
+    for tensor in gguf.GGUFReader(smollm2_gguf).tensors[1:12]:
+        weights = quants.decode(np.atleast_2d(tensor.data).view(np.uint8), dtypes.BY_GGML_ID[tensor.tensor_type])
+        theirs = gguf.quantize(weights, gguf.GGMLQuantizationType(dtype.ggml_id)).view(np.uint8)
+        np.testing.assert_array_equal(encode(weights, dtype), theirs)
+        assert_same_bits(weights, gguf.dequantize(tensor.data, tensor.tensor_type).reshape(weights.shape))
+
+
+# The rows
+
+
+@pytest.mark.parametrize("dtype", quants.CODECS, ids=name)
+def test_rows_do_not_depend_on_how_a_tensor_is_cut(dtype: DType) -> None:
+    weights = HARD["a scale for each 32"]
+    whole = encode(weights, dtype)
+    by_row = [encode(weights[i : i + 1], dtype) for i in range(len(weights))]
+    np.testing.assert_array_equal(np.concatenate(by_row), whole)
+    np.testing.assert_array_equal(quants.decode(whole, dtype)[3:5], quants.decode(whole[3:5], dtype))
+
+
+@pytest.mark.parametrize("dtype", quants.CODECS, ids=name)
+def test_no_rows_are_no_bytes(dtype: DType) -> None:
+    nothing = encode(np.empty((0, 512), np.float32), dtype)
+    assert nothing.shape == (0, dtype.row_bytes(512))
+    assert quants.decode(nothing, dtype).shape == (0, 512)
+
+
+@pytest.mark.parametrize("dtype", quants.CODECS, ids=name)
+def test_rows_out_of_a_larger_array_are_read_where_they_lie(dtype: DType) -> None:
+    weights = HARD["normal"]
+    np.testing.assert_array_equal(encode(weights[:, 256:], dtype), encode(weights[:, 256:].copy(), dtype))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("dtype", [dtype for dtype in quants.CODECS if dtype != dtypes.F32], ids=name)
+def test_a_weight_that_is_no_number_is_refused_with_its_place(dtype: DType, value: float) -> None:
+    weights = np.ones((2, 256), np.float32)
+    weights[1, 3] = value
+    weights[1, 9] = value
+    with pytest.raises(UnrepresentableError) as caught:
+        quants.encode(weights, dtype, tensor="output.weight", first_index=1000)
+    assert (caught.value.tensor, caught.value.index, caught.value.dtype) == ("output.weight", 1259, dtype.name)
+    np.testing.assert_equal(caught.value.value, value)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "held", "refused"),
+    [(dtypes.F16, 65519.996, 65520.0), (dtypes.BF16, 3.3961773e38, float.fromhex("0x1.ffp127"))],
+    ids=str,
+)
+def test_a_weight_that_would_become_infinite_is_refused(dtype: DType, held: float, refused: float) -> None:
+    assert np.isfinite(quants.decode(encode(np.array([[-held]], np.float32), dtype), dtype)).all()
+    with pytest.raises(UnrepresentableError) as caught:
+        encode(np.array([[0.0, -refused]], np.float32), dtype)
+    assert (caught.value.index, caught.value.value) == (1, -refused)
+
+
+def test_a_row_that_is_not_whole_blocks_is_a_wrong_call() -> None:
+    with pytest.raises(ValueError, match="Q4_0 stores blocks of 32, a row of 33 does not divide"):
+        encode(np.zeros((1, 33), np.float32), dtypes.Q4_0)
+
+
+def test_the_table_knows_what_it_can_do() -> None:
+    assert quants.can_decode(dtypes.BF16)
+    assert quants.can_encode(dtypes.Q4_1)
+    assert not quants.can_decode(dtypes.I32)
+    assert not quants.can_encode(dtypes.IQ1_S)
