@@ -1,0 +1,56 @@
+"""The fixed text that every tokenizer must cut alike: scripts, code, runs of blanks, emoji, bytes, special tokens."""
+
+from __future__ import annotations
+
+CORPUS: tuple[str, ...] = (
+    "",
+    " ",
+    "  ",
+    "\n",
+    "\t\t\n \n",
+    "The tide comes in twice a day, and nobody has to ask it to.",
+    " A space before, two  inside,   three and one behind ",
+    "don't can't won't I'll we've she'd they're DON'T CAN'T",
+    "It costs 3.50 € or $4, about 12345678901234567890 times 1/3; ½ ² Ⅷ ٣٤٥ 一二三",
+    "Grüße aus Köln: Straße, Öl, ÄÖÜ, naïve café, Łódź, İstanbul, ñandú",
+    "Cafe\u0301 in two code points, caf\u00e9 in one",
+    "Море волнуется раз, море волнуется два.",
+    "Η θάλασσα ανεβαίνει δύο φορές την ημέρα.",
+    "海は一日に二度満ちる。潮は誰にも頼まれない。カタカナ、ひらがな。",
+    "潮水每天涨两次，没有人需要请求它。龘靐齉",
+    "바다는 하루에 두 번 밀려온다. 한글과 조선글",
+    "يأتي المد مرتين في اليوم، ولا أحد يطلب منه ذلك. لُغَة",
+    "הגאות מגיעה פעמיים ביום, ואיש אינו מבקש ממנה. שָׁלוֹם",
+    "ज्वार दिन में दो बार आता है। क्षत्रिय",
+    "น้ำขึ้นวันละสองครั้งโดยไม่มีใครขอ",
+    "Thủy triều lên hai lần một ngày.",
+    "🙂 🏴‍☠️ 👩‍👩‍👧‍👦 👍🏽 🇩🇪 ❤️ ⚓️",
+    "𝔘𝔫𝔦𝔠𝔬𝔡𝔢 𐍈𐌰𐌹𐍂 𓀀𓂀 🜁",
+    "\u200bzero width\u200d joiner\ufeff mark\u00a0no-break\u3000wide\u2028line\u2029paragraph",
+    "bell \x07 escape \x1b[31m delete \x7f next \x85 unit \x1f",
+    "\ufffd replacement, \ue000 private, \U0010fffd last",
+    "def tide(hours: float) -> float:\n    return 2.0 * math.sin(2 * math.pi * hours / 12.42)\n",
+    "for (int i = 0; i < n; ++i) {\n\t\tsum += a[i] * b[i];  // dot\n\t}\n",
+    "SELECT name, height FROM tides WHERE height >= 1.5 AND port != 'Brest';",
+    '<html>\n  <body class="sea">&amp; <!-- foam --></body>\n</html>',
+    "https://example.org/tides?port=Brest&day=2024-02-29#high_water",
+    "camelCase snake_case SCREAMING_CASE kebab-case dotted.name x86_64 v1.2.3-rc1",
+    "\\alpha + \\frac{1}{2} = {x \\over y}, a^2 + b^2, 5 * (3 - 2) % 7",
+    "!!!??? ... --- ___ *** ### ~~~ ``` ''' \"\"\" ((([[[{{{<<<>>>}}}]]])))",
+    "trailing blanks   \nnext line \t \n\n\n  after three",
+    "a" + " " * 5 + "b" + " " * 17 + "c" + " " * 64 + "d" + "\n" * 9 + "e" + "\t" * 12 + "f" + "\r\n" * 3,
+    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa bbbbbbbbb hahahahahahaha",
+    "▁ a lower block that SentencePiece writes for a space ▁▁ twice▁",
+    "Ġ and Ċ are letters, not blanks: ĠĠ",
+    "Supercalifragilisticexpialidocious pneumonoultramicroscopicsilicovolcanoconiosis",
+    "Words<0x0A>that look like byte tokens <0xZZ> <0x-1> and <unk> unknown",
+)
+
+# With control tokens written out; what they mean depends on `parse_special` and on the vocabulary.
+SPECIAL: tuple[str, ...] = (
+    "<|im_start|>user\nWhen is high water?<|im_end|>\n<|im_start|>assistant\n",
+    "<s>[INST] When is high water? [/INST] At noon.</s>",
+    "<|endoftext|><|endoftext|> twice <|im_end|>",
+    "</s> <s></s>a<s>b</s>  c",
+    "<|im_start|><|im_start|>system <|im_en d|> <|im_end",
+)
