@@ -1,0 +1,1 @@
+"""BitTorrent through libtorrent: torrents that are made or read, sessions, seeding."""

@@ -1,0 +1,176 @@
+"""The one place that opens a libtorrent session, with settings that keep to what was asked for.
+
+Nothing is announced unless asked: no DHT, no local discovery, no port mapping, no STUN server. TCP only, because
+libtorrent's uTP is some thirty times slower where peers are near. Trackers and web seeds are subject to libtorrent's
+own rules against being sent to inner addresses, and peers on loopback or link-local addresses, which strangers may
+name, are not dialled unless the user named one or the session itself is local.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from converters.errors import shown
+from distro.errors import CannotCreateError
+from distro.swarm.torrents import require_libtorrent
+
+if TYPE_CHECKING:
+    import libtorrent as lt
+
+_DHT_ROUTERS = "dht.libtorrent.org:25401,router.bittorrent.com:6881,dht.transmissionbt.com:6881"
+_ANYWHERE = "0.0.0.0"  # noqa: S104  peers come from everywhere; a session that is local is asked for by its interface
+_LOCAL_RANGES = (
+    ("127.0.0.0", "127.255.255.255"),
+    ("169.254.0.0", "169.254.255.255"),
+    ("::1", "::1"),
+    ("fe80::", "febf:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
+)
+_PATIENCE_S = 10.0
+_CLOSE_S = 1.0
+
+
+class Session:
+    """An open session. host: the address it listens on. port: the port it got."""
+
+    def __init__(self, session: lt.session, host: str) -> None:
+        self._session, self.host = session, host
+        self.port = session.listen_port()
+
+    @property
+    def address(self) -> str:
+        """`host:port` as a peer is named. A session that listens everywhere says so: `0.0.0.0`."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def add(self, params: lt.add_torrent_params) -> lt.torrent_handle:
+        """Start a torrent. It is ours to steer: libtorrent's queue never pauses it.
+
+        Raises CannotCreateError where libtorrent refuses it, such as one that is there already.
+        """
+        import libtorrent as lt
+
+        kept = params.flags & ~(lt.torrent_flags.auto_managed | lt.torrent_flags.paused)
+        params.flags = kept | lt.torrent_flags.duplicate_is_error
+        try:
+            return self._session.add_torrent(params)
+        except RuntimeError as error:
+            raise CannotCreateError(f"torrent {shown(params.name)}: {error}") from error
+
+    def remove(self, handle: lt.torrent_handle) -> None:
+        """Stop a torrent, its files flushed and closed when this returns."""
+        import libtorrent as lt
+
+        if not handle.is_valid():
+            return
+        handle.pause()
+        handle.flush_cache()
+        self._await(lt.cache_flushed_alert)
+        self._session.remove_torrent(handle)
+        self._await(lt.torrent_removed_alert)
+
+    def alerts(self, wait_s: float) -> Iterator[lt.alert]:
+        """What happened, after at most so many seconds of nothing."""
+        self._session.wait_for_alert(int(wait_s * 1000))
+        yield from self._session.pop_alerts()
+
+    def _await(self, kind: type[lt.alert]) -> None:
+        deadline = time.monotonic() + _PATIENCE_S
+        while time.monotonic() < deadline:
+            if any(isinstance(alert, kind) for alert in list(self.alerts(0.1))):
+                return
+
+
+@contextmanager
+def open_session(
+    *,
+    interface: str = _ANYWHERE,
+    port: int = 0,
+    dht: bool = False,
+    peers: Sequence[tuple[str, int]] = (),
+    local: bool = False,
+) -> Iterator[Session]:
+    """A session that listens on a port (0: any free one) of an interface's address.
+
+    peers: those that the user named. local: loopback addresses are meant, such as a tracker of this machine.
+    Raises UsageError without libtorrent, CannotCreateError where nothing can listen there.
+    """
+    require_libtorrent()
+    import libtorrent as lt
+
+    session = lt.session(_settings(interface, port, dht=dht))
+    try:
+        _await_listening(session, f"{interface}:{port}")
+        if not (local or _is_local(interface) or any(_is_local(host) for host, _ in peers)):
+            session.set_ip_filter(_without_local(lt.ip_filter()))
+        yield Session(session, interface)
+    finally:
+        session.pause()
+        for handle in session.get_torrents():
+            session.remove_torrent(handle)
+        del session  # joins libtorrent's threads; trackers have `_CLOSE_S` to hear of it
+
+
+def _settings(interface: str, port: int, *, dht: bool) -> lt.settings_pack:
+    import libtorrent as lt
+
+    seen = lt.alert_category
+    return {
+        "user_agent": "distro",
+        "listen_interfaces": f"[{interface}]:{port}" if ":" in interface else f"{interface}:{port}",
+        "max_retry_port_bind": 0,  # the port that was asked for, or none
+        "listen_system_port_fallback": False,
+        "enable_dht": dht,
+        "dht_bootstrap_nodes": _DHT_ROUTERS if dht else "",
+        "enable_lsd": False,
+        "enable_upnp": False,
+        "enable_natpmp": False,
+        "webtorrent_stun_server": "",
+        "enable_outgoing_utp": False,
+        "enable_incoming_utp": False,
+        "ssrf_mitigation": True,
+        "validate_https_trackers": True,
+        "allow_idna": False,
+        "no_connect_privileged_ports": True,
+        # Several machines may share one address, behind a router or in a test.
+        "allow_multiple_connections_per_ip": True,
+        # Otherwise a peer is dropped while a magnet's files are not chosen yet, and comes back only after a minute.
+        "close_redundant_connections": False,
+        "min_reconnect_time": 5,
+        "max_metadata_size": 10_000_000,
+        "stop_tracker_timeout": int(_CLOSE_S),
+        "active_downloads": -1,
+        "active_seeds": -1,
+        "active_limit": -1,
+        "alert_mask": seen.error | seen.status | seen.storage | seen.peer | seen.tracker | seen.file_progress,
+        "alert_queue_size": 10_000,
+    }
+
+
+def _await_listening(session: lt.session, where: str) -> None:
+    """Raise CannotCreateError if no socket comes up."""
+    import libtorrent as lt
+
+    deadline = time.monotonic() + _PATIENCE_S
+    while not session.listen_port():
+        session.wait_for_alert(100)
+        failures = [alert for alert in session.pop_alerts() if isinstance(alert, lt.listen_failed_alert)]
+        if failures or time.monotonic() > deadline:
+            why = failures[0].error.message() if failures else f"no answer in {_PATIENCE_S:.0f} s"
+            raise CannotCreateError(f"{where}: cannot listen there: {why}")
+
+
+def _without_local(addresses: lt.ip_filter) -> lt.ip_filter:
+    for first, last in _LOCAL_RANGES:
+        addresses.add_rule(first, last, 1)
+    return addresses
+
+
+def _is_local(host: str) -> bool:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host == "localhost"
+    return address.is_loopback or address.is_link_local
