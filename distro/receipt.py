@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from distro.errors import MalformedManifestError
+from distro.paths import safe_relpath
 
 _LONGEST_BYTES = 64 * 1024 * 1024  # a receipt of 100,000 files is a quarter of this
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
@@ -86,8 +87,6 @@ def now() -> str:
 
 
 def _judged(path: Path, value: object) -> Receipt:
-    from distro.paths import safe_relpath
-
     top = _object(path, "receipt", value, {"schema", "model", "variant", "format", "files"}, {"recipe", "inputs"})
     if top["schema"] != 1 or isinstance(top["schema"], bool):
         raise _wrong(path, "schema", top["schema"], "1 (made by another version of distro?)")
@@ -104,10 +103,17 @@ def _judged(path: Path, value: object) -> Receipt:
         model=_text(path, "model", top["model"]),
         variant=_text(path, "variant", top["variant"]),
         format=_text(path, "format", top["format"]),
-        files={safe_relpath(name): _entry(path, f"files/{name}", entry) for name, entry in files.items()},
+        files={_judged_name(path, name): _entry(path, f"files/{name}", entry) for name, entry in files.items()},
         recipe=recipe,
         inputs=inputs,
     )
+
+
+def _judged_name(path: Path, name: str) -> str:
+    try:
+        return safe_relpath(name)
+    except ValueError as error:
+        raise _wrong(path, f"files/{name}", str(error), "a path below the variant's folder") from error
 
 
 def _entry(path: Path, where: str, value: object) -> Entry:

@@ -13,17 +13,19 @@ from converters.errors import shown
 from distro import disk
 from distro.errors import CannotCreateError
 from distro.owner import CLAIMS, discard
+from distro.paths import safe_relpath
 
 
 class Result:
     """A folder, or a single file, that is being made. Discarded on an error, published by hand.
 
-    In single-file mode `create` is called once and its path is not used: the file will have the target's name.
+    path: where it is until then, to be looked at. In single-file mode `create` is called once and its path is not
+    used: the file will have the target's name.
     """
 
     def __init__(self, area: Path, prefix: str, target: Path, single_file: bool, replace: bool) -> None:
         self.target, self._single_file, self._replace = target, single_file, replace
-        self._work = area / f"{prefix}.{CLAIMS.new_suffix()}"
+        self.path = area / f"{prefix}.{CLAIMS.new_suffix()}"
         self._outputs: list[Output] = []
         self._refuse_existing()
         with disk.told(target):
@@ -32,20 +34,20 @@ class Result:
             for left in area.glob(f"{glob.escape(prefix)}.*"):  # of a run that was killed
                 if left.suffix != ".old":
                     discard(left)
-            CLAIMS.hold(self._work)
+            CLAIMS.hold(self.path)
             if not single_file:
-                self._work.mkdir(mode=0o700)
+                self.path.mkdir(mode=0o700)
 
     def create(self, path: str, size: int) -> Output:
         """A file of fixed size, sparse until written. Raises DiskFullError, CannotCreateError."""
         if self._single_file and self._outputs:
             raise ValueError("a single-file result has one file")
         promised = sum(output.missing for output in self._outputs)
-        disk.check_space(promised + size, self._work.parent)
-        name = self._work if self._single_file else self._work / _judged(path)
+        disk.check_space(promised + size, self.path.parent)
+        name = self.path if self._single_file else self.path / safe_relpath(path)
         with disk.told(name):
             if not self._single_file:
-                os.close(disk.open_folder(name.parent, self._work))
+                os.close(disk.open_folder(name.parent, self.path))
             output = Output(name, size)
         self._outputs.append(output)
         return output
@@ -57,8 +59,8 @@ class Result:
             for output in self._outputs:
                 output.finish()
             if not self._single_file:
-                self._work.chmod(disk.folder_mode())
-                for folder in (*(path for path in self._work.rglob("*") if path.is_dir()), self._work):
+                self.path.chmod(disk.folder_mode())
+                for folder in (*(path for path in self.path.rglob("*") if path.is_dir()), self.path):
                     disk.sync_folder(folder)
             self._swap_in()
             disk.sync_folder(self.target.parent)
@@ -68,10 +70,10 @@ class Result:
         for output in self._outputs:
             output.close()
         if self._single_file:
-            self._work.unlink(missing_ok=True)
+            self.path.unlink(missing_ok=True)
         else:
-            shutil.rmtree(self._work, ignore_errors=True)
-        CLAIMS.let_go(self._work)
+            shutil.rmtree(self.path, ignore_errors=True)
+        CLAIMS.let_go(self.path)
 
     def __enter__(self) -> Self:
         return self
@@ -99,12 +101,12 @@ class Result:
 
     def _swap_in(self) -> None:
         if self._single_file or not self.target.exists() or self._is_empty_folder():
-            self._work.replace(self.target)
+            self.path.replace(self.target)
             return
-        old = self._work.with_name(self._work.name + ".old")
+        old = self.path.with_name(self.path.name + ".old")
         self.target.replace(old)
         try:
-            self._work.replace(self.target)
+            self.path.replace(self.target)
         except OSError:
             old.replace(self.target)
             raise
@@ -146,9 +148,3 @@ class Output:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
-
-
-def _judged(path: str) -> str:
-    from distro.paths import safe_relpath
-
-    return safe_relpath(path)

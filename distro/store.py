@@ -5,7 +5,7 @@
     partial/<digest>.<owner>-<n>.part     one file that is arriving
     partial/<digest>.wrong                what a source sent instead; kept for a look until `gc`
     partial/made-<digest>.<owner>-<n>     a folder or file that is being made
-    partial/work/<name>/                  what a source needs while a variant arrives: a wheel, a swarm's state
+    partial/work/<kind>-<digest>/         what a source needs while a variant arrives: a wheel, a swarm's state
     partial/locks/<name>.lock             held while a variant is fetched; saves bandwidth, proves nothing
 
 The order is always: partial, verify, fsync, rename, fsync of the folder. A part file is named after the digest that it
@@ -28,6 +28,7 @@ from distro.owner import CLAIMS, discard
 from distro.partial import Partial
 from distro.receipt import Receipt
 from distro.result import Output, Result
+from distro.verify import strongest
 
 __all__ = ["Output", "Partial", "Result", "Store"]
 
@@ -63,8 +64,7 @@ class Store:
 
     def partial(self, model: str, variant: str, file: File, *, beside: Path | None = None) -> Partial:
         """The part file of a file, with what an earlier run left; beside: a target folder outside the home."""
-        area = self._partial if beside is None else beside / ".distro-partial"
-        return Partial(area, _key(model, variant, file))
+        return Partial(self._area(beside), _key(model, variant, file))
 
     def result(self, target: Path, *, single_file: bool = False, replace: bool = False) -> Result:
         """Something made here, which appears at `target` whole or not at all.
@@ -76,16 +76,18 @@ class Store:
         prefix = f"made-{_digest(str(target))}" if inside else f".{target.name}"
         return Result(self._partial if inside else target.parent, prefix, target, single_file, replace)
 
-    def work(self, model: str, variant: str, purpose: str) -> Path:
+    def work(self, reference: str) -> Path:
         """A private folder for a source while a variant arrives; found again after a kill, gone with `discard_work`."""
-        folder = self._partial / "work" / f"{_component(model)}.{_component(variant)}.{purpose}"
+        folder = self._work_of(reference)
         with disk.told(folder):
             disk.make_folder(folder, private=self._partial)
         return folder
 
-    def discard_work(self, model: str, variant: str) -> None:
-        for folder in (self._partial / "work").glob(f"{_component(model)}.{_component(variant)}.*"):
-            shutil.rmtree(folder, ignore_errors=True)
+    def discard_work(self, reference: str) -> None:
+        shutil.rmtree(self._work_of(reference), ignore_errors=True)
+
+    def _work_of(self, reference: str) -> Path:
+        return self._partial / "work" / f"{reference.partition(':')[0]}-{_digest(reference)}"
 
     @contextmanager
     def lock(self, model: str, variant: str, *, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
@@ -111,7 +113,12 @@ class Store:
         finally:
             lock.release()
 
-    def remove(self, model: str, variant: str, files: tuple[File, ...] = ()) -> int:
+    def received(self, model: str, variant: str, file: File, *, beside: Path | None = None) -> int:
+        """Bytes of a file that an earlier run left."""
+        area = self._area(beside)
+        return max((disk.length(path) for path in area.glob(f"{_key(model, variant, file)}.*.part")), default=0)
+
+    def remove(self, model: str, variant: str, files: tuple[File, ...] = (), sources: tuple[str, ...] = ()) -> int:
         """Delete a variant and what of it was arriving. Gives the bytes freed."""
         folder = self.folder(model, variant)
         freed = disk.size_of(folder)
@@ -128,37 +135,39 @@ class Store:
                 with suppress(OSError):  # the last variant of its model
                     folder.parent.rmdir()
         for file in files:
-            for path in self._partial.glob(f"{_key(model, variant, file)}.*"):
-                freed += discard(path)
-        self.discard_work(model, variant)
+            freed += sum(discard(path) for path in self._partial.glob(f"{_key(model, variant, file)}.*"))
+        for reference in sources:
+            freed += discard(self._work_of(reference))
         return freed
 
     def collect(self) -> int:
-        """Delete everything partial that no living process writes. Gives the bytes freed."""
-        freed = 0
-        for path in sorted(self._partial.glob("*")):
-            if path.name == "work":
-                freed += sum(self._collect_work(folder) for folder in path.iterdir())
-            elif path.name != "locks":
-                freed += discard(path)
-        return freed
+        """Delete everything partial that no living process writes. Gives the bytes freed.
 
-    def _collect_work(self, folder: Path) -> int:
+        Working folders of sources do not say whose they are; they stay while any variant is being fetched.
+        """
+        keep = {"locks"} if self._is_idle() else {"locks", "work"}
+        return sum(discard(path) for path in sorted(self._partial.glob("*")) if path.name not in keep)
+
+    def _is_idle(self) -> bool:
         import filelock
 
-        lock = filelock.FileLock(self._partial / "locks" / f"{folder.name.rpartition('.')[0]}.lock", mode=0o600)
-        try:
-            with lock.acquire(blocking=False):
-                return discard(folder)
-        except (filelock.Timeout, OSError, NotImplementedError):
-            return 0  # somebody is at it, or we cannot know
+        for path in (self._partial / "locks").glob("*.lock"):
+            try:
+                with filelock.FileLock(path, mode=0o600).acquire(blocking=False):
+                    pass
+            except (filelock.Timeout, OSError, NotImplementedError):
+                return False
+        return True
+
+    def _area(self, beside: Path | None) -> Path:
+        return self._partial if beside is None else beside / ".distro-partial"
 
 
 def _key(model: str, variant: str, file: File) -> str:
     """What a part file is named after: the strongest digest known, else the place where it belongs."""
-    for kind in ("sha256", "pieces_root", "lfs_pointer_sha1", "git_sha1", "md5"):
-        if digest := getattr(file, kind):
-            return f"{kind}-{digest}"
+    if proof := strongest(file):
+        kind, digest = proof
+        return f"{kind}-{digest}"
     return f"name-{_digest('/'.join((model, variant, file.path)))}"
 
 
