@@ -85,7 +85,8 @@ def make(checkpoint: Checkpoint, recipe: Recipe, name: str) -> Plan:
     """
     chosen = mix.named(recipe.mix)
     if recipe.target == "gguf":
-        types = mix.types(chosen, (tensor.info for tensor in checkpoint.tensors.values()))
+        infos = (tensor.info for tensor in checkpoint.tensors.values())
+        types = mix.types(chosen, infos, checkpoint.hyperparameters)
         files = gguf.lay_out(checkpoint, types, f"{name}-{chosen.name.upper()}.gguf", file_type=chosen.file_type)
     else:
         files = huggingface.lay_out(checkpoint, chosen.base, max_shard_bytes=recipe.max_shard_bytes)

@@ -6,8 +6,20 @@ import pytest
 
 from converters import dtypes, mix
 from converters.errors import RefusedError
+from converters.hyperparameters import HyperParameters
 from converters.recipe import Recipe
 from converters.tensors import TensorInfo
+
+
+def _llama(*, n_layers: int, n_heads: int = 8, n_kv_heads: int = 8) -> HyperParameters:
+    return HyperParameters(
+        dim=256, hidden_dim=512, n_layers=n_layers, n_heads=n_heads, n_kv_heads=n_kv_heads, head_dim=32,
+        vocab_size=100, norm_eps=1e-5, rope_theta=10_000.0, context_length=512,
+    )  # fmt: skip
+
+
+def _layers(n_layers: int, role: str) -> list[TensorInfo]:
+    return [TensorInfo(f"blk.{i}.{role}.weight", dtypes.F16, (256, 256)) for i in range(n_layers)]
 
 
 def _infos(dim: int, *, tied: bool) -> list[TensorInfo]:
@@ -33,11 +45,50 @@ def _infos(dim: int, *, tied: bool) -> list[TensorInfo]:
 def test_types_of_tensors(
     name: str, dim: int, tied: bool, embedding: str, norm: str, down: str, output: str | None
 ) -> None:
-    types = mix.types(mix.named(name), _infos(dim, tied=tied))
+    types = mix.types(mix.named(name), _infos(dim, tied=tied), _llama(n_layers=1))
     assert types["token_embd.weight"].name == embedding
     assert types["blk.0.attn_norm.weight"].name == norm
     assert types["blk.0.ffn_down.weight"].name == down
     assert (types["output.weight"].name if "output.weight" in types else None) == output
+
+
+@pytest.mark.parametrize(
+    ("name", "role", "n_kv_heads", "expected"),
+    [
+        # First and last eighth of 16 layers, and every third between them.
+        ("q4_k_m", "attn_v", 8, "6 6 4 4 6 4 4 6 4 4 6 4 4 6 6 6"),
+        ("q4_k_m", "ffn_down", 8, "6 6 4 4 6 4 4 6 4 4 6 4 4 6 6 6"),
+        ("q4_k_m", "attn_k", 8, "4 4 4 4 4 4 4 4 4 4 4 4 4 4 4 4"),
+        ("q5_k_m", "attn_v", 2, "6 6 5 5 6 5 5 6 5 5 6 5 5 6 6 6"),
+        ("q4_k_s", "attn_v", 8, "5 5 5 5 4 4 4 4 4 4 4 4 4 4 4 4"),
+        ("q4_k_s", "ffn_down", 8, "5 5 4 4 4 4 4 4 4 4 4 4 4 4 4 4"),
+        ("q3_k_m", "attn_v", 8, "5 5 4 4 4 4 4 4 4 4 4 4 4 4 4 4"),
+        ("q3_k_m", "ffn_down", 8, "5 4 4 4 4 4 4 4 4 4 4 4 4 4 4 4"),
+        ("q2_k", "attn_v", 8, "3 3 3 3 3 3 3 3 3 3 3 3 3 3 3 3"),
+        ("q2_k", "attn_v", 2, "4 4 4 4 4 4 4 4 4 4 4 4 4 4 4 4"),
+    ],
+)
+def test_k_types_by_layer(name: str, role: str, n_kv_heads: int, expected: str) -> None:
+    types = mix.types(mix.named(name), _layers(16, role), _llama(n_layers=16, n_kv_heads=n_kv_heads))
+    assert [types[f"blk.{i}.{role}.weight"].name for i in range(16)] == [f"Q{bits}_K" for bits in expected.split()]
+
+
+def test_an_imatrix_guards_the_first_ffn_down_layers_of_q4_0() -> None:
+    layers, llama = _layers(16, "ffn_down"), _llama(n_layers=16)
+    types = mix.types(mix.named("q4_0"), layers, llama, has_imatrix=True)
+    assert [types[info.name].name for info in layers] == ["Q4_1"] * 2 + ["Q4_0"] * 14
+
+
+def test_the_70b_keeps_attn_v_above_four_bits() -> None:
+    types = mix.types(mix.named("q3_k_s"), _layers(80, "attn_v"), _llama(n_layers=80, n_heads=64))
+    assert set(types.values()) == {dtypes.Q5_K}
+
+
+def test_which_tensors_are_nonsense_without_an_imatrix() -> None:
+    assert mix.needs_imatrix(mix.named("iq2_xs"), "blk.0.ffn_up.weight", dtypes.IQ2_XS)
+    assert mix.needs_imatrix(mix.named("q2_k_s"), "blk.0.ffn_up.weight", dtypes.Q2_K)
+    assert not mix.needs_imatrix(mix.named("q2_k"), "blk.0.ffn_up.weight", dtypes.Q2_K)
+    assert not mix.needs_imatrix(mix.named("iq2_xs"), "output.weight", dtypes.IQ2_XS)
 
 
 def test_names_in_any_case_and_unknown_ones_refused() -> None:
@@ -53,7 +104,7 @@ def test_a_recipe_has_one_text_and_one_digest() -> None:
     assert recipe == Recipe("gguf", "q8-0")
 
 
-@pytest.mark.parametrize(("target", "name"), [("safetensors", "q4_0"), ("onnx", "f16"), ("gguf", "q3")])
+@pytest.mark.parametrize(("target", "name"), [("safetensors", "q4_0"), ("onnx", "f16"), ("gguf", "q3_9")])
 def test_impossible_recipes_are_refused(target: str, name: str) -> None:
     with pytest.raises(RefusedError):
         Recipe(target, name)
