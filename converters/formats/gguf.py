@@ -1,0 +1,192 @@
+"""GGUF: one file with hyper-parameters, vocabulary and tensors, as llama.cpp and its kin read it.
+
+The bytes stand in gguf_header.py. Tensor names and the order of rows are the ones that we use between formats, so
+nothing is renamed or reordered here. A result is written in version 3: the keys in the order of llama.cpp's converter
+(general, architecture, tokenizer), the tensors in the order of the architecture and any others after them by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+from converters.architectures import by_gguf_name
+from converters.architectures.base import Architecture
+from converters.checkpoint import Card, Checkpoint
+from converters.dtypes import DType
+from converters.errors import ConversionError, MalformedError, RefusedError, UnsupportedError, shown
+from converters.fields import Fields
+from converters.formats.gguf_header import ALIGNMENT, MAGIC, Header, pack_header, padded, read_header
+from converters.hyperparameters import HyperParameters
+from converters.input_file import InputFile
+from converters.layout import OutputFile, PlacedTensor
+from converters.tensors import StoredTensor, Tensor, TensorInfo
+from converters.tokenizers.gguf_keys import vocabulary_from_gguf, vocabulary_to_gguf
+from converters.tokenizers.vocabulary import Vocabulary
+
+NAME = "gguf"
+
+# How quantized blocks are laid out: GGML_QNT_VERSION in ggml.h.
+_QUANTIZATION_VERSION = 2
+_MOST_SHOWN = 4
+
+
+def sniff(path: Path) -> bool:
+    """Whether this is a file that begins as GGUF files do."""
+    try:
+        with InputFile(path) as file:
+            return file.size >= len(MAGIC) and file.read(0, len(MAGIC), "header") == MAGIC
+    except (ConversionError, OSError):
+        return False
+
+
+def open_checkpoint(path: Path, *, allow_trailing: bool = False) -> Checkpoint:
+    """A model in one GGUF file: header, hyper-parameters and vocabulary read and judged, weights left where they are.
+
+    allow_trailing: bytes after the last tensor are left alone instead of refused. Raises MalformedError naming the
+    key or tensor, UnsupportedError for GGUF files that are no whole model or of an architecture that we do not know.
+    """
+    with ExitStack() as stack:
+        file = stack.enter_context(InputFile(path))
+        checkpoint = _checkpoint(file, read_header(file, allow_trailing=allow_trailing))
+        checkpoint.check_unchanged()
+        stack.pop_all()
+    return checkpoint
+
+
+def _checkpoint(file: InputFile, header: Header) -> Checkpoint:
+    fields = Fields(file.path, header.metadata)
+    _check_whole_model(fields, len(header.tensors))
+    architecture = by_gguf_name(file.path, header.metadata.get("general.architecture"))
+    tensors = {info.name: StoredTensor(info, file, offset) for info, offset in header.tensors}
+    parameters = architecture.settle(architecture.from_gguf(fields), tensors)
+    warnings = _check_shapes(file.path, architecture, parameters, tensors)
+    vocabulary = vocabulary_from_gguf(fields)
+    _check_rows(fields, vocabulary, parameters)
+    return Checkpoint(
+        path=file.path,
+        format=NAME,
+        architecture=architecture.NAME,
+        hyperparameters=parameters,
+        vocabulary=vocabulary,
+        tensors=tensors,
+        files=(file,),
+        card=_card(fields),
+        warnings=warnings,
+    )
+
+
+def _check_whole_model(fields: Fields, n_tensors: int) -> None:
+    """Adapters, importance matrices and projectors share the container; shards hold a part of a model."""
+    kind = fields.string("general.type", default="model")
+    if kind != "model":
+        raise UnsupportedError(fields.path, "general.type", found=kind, allowed="model")
+    n_files = fields.integer("split.count", minimum=0, default=1)
+    # llama-gguf-split leaves its keys in what it merges, with a count of 0.
+    if n_files > 1 or fields.integer("split.tensors.count", minimum=0, default=n_tensors) != n_tensors:
+        found = (
+            f"a shard of {n_files}" if n_files > 1 else f"{n_tensors} of {fields.values['split.tensors.count']} tensors"
+        )
+        raise UnsupportedError(fields.path, "split.count", found=found, allowed="a model in one file")
+
+
+def _check_shapes(
+    path: Path, architecture: Architecture, parameters: HyperParameters, tensors: Mapping[str, Tensor]
+) -> tuple[str, ...]:
+    """Raise MalformedError for a tensor that is missing or of another shape; warn of those that nobody knows."""
+    expected = dict(architecture.shapes(parameters))
+    for name, shape in expected.items():
+        if name not in tensors:
+            raise MalformedError(path, name, found="no such tensor", allowed=f"one of shape {shape}")
+    expected |= {name: tensor.info.shape for name, tensor in architecture.computed_tensors(parameters).items()}
+    for name, shape in expected.items():
+        if name in tensors and tensors[name].info.shape != shape:
+            raise MalformedError(path, name, found=f"shape {tensors[name].info.shape}", allowed=f"{shape}")
+    unknown = [name for name in tensors if name not in expected]
+    return (f"{architecture.NAME} has no use for {_some(unknown)}",) if unknown else ()
+
+
+def _some(names: list[str]) -> str:
+    """A few of the names, and how many more there are."""
+    more = f" and {len(names) - _MOST_SHOWN} more" if len(names) > _MOST_SHOWN else ""
+    return ", ".join(shown(name) for name in names[:_MOST_SHOWN]) + more
+
+
+def _check_rows(fields: Fields, vocabulary: Vocabulary | None, parameters: HyperParameters) -> None:
+    """The embedding may have rows to spare, but every token needs one."""
+    if vocabulary is not None and len(vocabulary) > parameters.vocab_size:
+        found = f"{len(vocabulary)} tokens"
+        raise fields.error("tokenizer.ggml.tokens", found, f"at most the embedding's {parameters.vocab_size} rows")
+
+
+def _card(fields: Fields) -> Card:
+    return Card(
+        name=fields.string("general.name") if "general.name" in fields else None,
+        license=fields.string("general.license") if "general.license" in fields else None,
+        languages=_texts(fields, "general.languages"),
+        tags=_texts(fields, "general.tags"),
+    )
+
+
+def _texts(fields: Fields, key: str) -> tuple[str, ...]:
+    value = fields.values.get(key, ())
+    if not isinstance(value, tuple):
+        raise fields.error(key, value, "an array of STRING")
+    return value
+
+
+def lay_out(
+    checkpoint: Checkpoint, dtypes: Mapping[str, DType], file_name: str, *, file_type: int
+) -> tuple[OutputFile, ...]:
+    """What the checkpoint will be as GGUF, before any weight is read.
+
+    dtypes: the type of each tensor, by GGUF name. file_type: the number of the mix in `general.file_type`
+    (`llama_ftype` in llama.h). Raises RefusedError for a type that GGUF does not have or whose blocks do not divide
+    the tensor's rows.
+    """
+    architecture = by_gguf_name(checkpoint.path, checkpoint.architecture)
+    infos = [
+        TensorInfo(name, dtypes[name], checkpoint.tensors[name].info.shape)
+        for name in _in_order(checkpoint.tensors, architecture.shapes(checkpoint.hyperparameters))
+    ]
+    placed, end = [], 0
+    for info in infos:
+        _check_dtype(info)
+        placed.append((info, end))
+        end = padded(end + info.n_bytes, ALIGNMENT)
+    head = pack_header(_metadata(checkpoint, architecture, infos, file_type), placed)
+    tensors = tuple(PlacedTensor(info, info.name, len(head) + offset) for info, offset in placed)
+    return (OutputFile(file_name, len(head) + end, head, tensors),)
+
+
+def _in_order(names: Iterable[str], known: Iterable[str]) -> list[str]:
+    """The architecture's order, and the rest by name: the same whatever container the names came out of."""
+    rank = {name: index for index, name in enumerate(known)}
+    return sorted(names, key=lambda name: (rank.get(name, len(rank)), name))
+
+
+def _check_dtype(info: TensorInfo) -> None:
+    if info.dtype.ggml_id is None:
+        raise RefusedError(f"{shown(info.name)}: GGUF has no type {info.dtype}")
+    if not info.dtype.fits(info.n_columns):
+        raise RefusedError(
+            f"{shown(info.name)}: {info.dtype} needs rows of a multiple of {info.dtype.block_size} weights, "
+            f"these have {info.n_columns}"
+        )
+
+
+def _metadata(
+    checkpoint: Checkpoint, architecture: Architecture, infos: Iterable[TensorInfo], file_type: int
+) -> dict[str, object]:
+    card, vocabulary = checkpoint.card, checkpoint.vocabulary
+    metadata: dict[str, object] = {"general.architecture": architecture.NAME, "general.type": "model"}
+    about = {"name": card.name, "license": card.license, "tags": card.tags, "languages": card.languages}
+    metadata |= {f"general.{key}": value for key, value in about.items() if value}
+    metadata |= architecture.to_gguf(checkpoint.hyperparameters)
+    metadata["general.file_type"] = file_type
+    if vocabulary is not None:
+        metadata |= vocabulary_to_gguf(vocabulary)
+    if any(not info.dtype.is_plain for info in infos):
+        metadata["general.quantization_version"] = _QUANTIZATION_VERSION
+    return metadata
