@@ -43,7 +43,10 @@ class File:
 
 @dataclass(frozen=True)
 class Variant:
-    """One form of a model. sources: `hf:…`, `https:…`, `index:…`, `magnet:…`, in the order they are tried."""
+    """One form of a model. sources: `hf:…`, `https:…`, `index:…`, `magnet:…`, in the order they are tried.
+
+    files: may be empty where only a publisher's torrent is known, which then says what there is.
+    """
 
     name: str
     format: str  # safetensors, pytorch, pth, gguf, ggml, tar
@@ -53,13 +56,15 @@ class Variant:
 
     @property
     def size(self) -> int | None:
-        """Bytes of all files, None if any size is unknown."""
+        """Bytes of all files, None if any size is unknown, or the files are."""
         sizes = [file.size for file in self.files]
-        return None if None in sizes else sum(size for size in sizes if size is not None)
+        return None if None in sizes or not sizes else sum(size for size in sizes if size is not None)
 
 
 @dataclass(frozen=True)
 class Model:
+    """parameters: number of weights, 0 if unknown. architecture: empty if unknown."""
+
     name: str
     parameters: int
     architecture: str
