@@ -48,19 +48,27 @@ def generate(
     max_tokens: int,
     stop_ids: Collection[int] = (),
     sampling: Sampling = GREEDY,
+    n_tokens: int | None = None,
 ) -> Iterator[int]:
     """Token ids that follow a prompt, each as soon as it is chosen.
 
-    Ends before a stop token, after max_tokens, or where the context is full. Raises UsageError as `room_for` does,
+    n_tokens: how many tokens the vocabulary has, where the model has more rows than that: padding is never chosen. Ends
+    before a stop token, after max_tokens, or where the context is full. Raises UsageError as `room_for` does,
     MalformedError where the weights give logits that are no numbers.
     """
     room = room_for(decoder, prompt, max_tokens)
     cache = KVCache(decoder.parameters, len(prompt) + room)
-    return _follow(decoder, cache, prompt, room, frozenset(stop_ids), sampling)
+    return _follow(decoder, cache, prompt, room, frozenset(stop_ids), sampling, n_tokens)
 
 
 def _follow(
-    decoder: Decoder, cache: KVCache, prompt: Sequence[int], room: int, stop_ids: frozenset[int], sampling: Sampling
+    decoder: Decoder,
+    cache: KVCache,
+    prompt: Sequence[int],
+    room: int,
+    stop_ids: frozenset[int],
+    sampling: Sampling,
+    n_tokens: int | None,
 ) -> Iterator[int]:
     random = torch.Generator()
     if sampling.seed is None:
@@ -69,7 +77,7 @@ def _follow(
         random.manual_seed(sampling.seed)
     ids = prompt
     for _ in range(room):
-        logits = decoder.forward(ids, cache, last_only=True)[-1]
+        logits = decoder.forward(ids, cache, last_only=True)[-1, :n_tokens]
         if not logits.isfinite().all():
             raise MalformedError(decoder.weights.path, "logits", found="nan or infinity", allowed="numbers")
         token = choose(logits, sampling, random)
