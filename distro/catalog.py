@@ -86,11 +86,16 @@ class Catalog:
 
 def load(settings: Settings) -> Catalog:
     """The catalogue of this user. Reads nothing yet."""
-    return Catalog([settings.config_folder / "manifests", shipped()])
+    return Catalog([settings.config_folder / "manifests", shipped_folder()])
 
 
-def shipped() -> Path:
-    """The folder of the manifests that come with us: in the package once installed, beside it in a checkout."""
+def shipped() -> tuple[Family, ...]:
+    """The families that come with us."""
+    return tuple(Catalog([shipped_folder()]).families())
+
+
+def shipped_folder() -> Path:
+    """Where their manifests are: in the package once installed, beside it in a checkout."""
     package = Path(__file__).parent
     installed = package / "manifests"
     return installed if installed.is_dir() else package.parent / "manifests"

@@ -49,7 +49,7 @@ class Variant:
     """
 
     name: str
-    format: str  # safetensors, pytorch, pth, gguf, ggml, tar
+    format: str  # safetensors, pytorch, pth, gguf, ggml, tar, other
     files: tuple[File, ...]
     sources: tuple[str, ...] = ()
     gated: bool = False

@@ -19,7 +19,7 @@ from distro.toml_table import Table
 from distro.urls import judge_url
 
 SCHEMA = 1
-FORMATS = ("safetensors", "pytorch", "pth", "gguf", "ggml", "tar")
+FORMATS = ("safetensors", "pytorch", "pth", "gguf", "ggml", "tar", "other")
 REDISTRIBUTION = ("allowed", "conditions", "forbidden")
 
 LARGEST_MANIFEST = 8 * 1024 * 1024  # bytes
@@ -206,7 +206,7 @@ def _judge_sources(variant: Variant, table: Table) -> None:
         key = f"sources[{index}]"
         try:
             source = parse_source(text)
-        except ValueError as error:
+        except (ValueError, MalformedManifestError) as error:
             table.refuse(key, f"{error}: {text!r}", "hf:owner/repo@commit, https://host/folder/, magnet:?xt=…, index:…")
         has_torrent = has_torrent or isinstance(source, (MagnetReference, TorrentReference))
         if isinstance(source, HubReference) and not source.is_pinned and not _is_strong(variant):

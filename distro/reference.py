@@ -6,17 +6,15 @@ magnet:?xt=urn:btih:…                a torrent by its infohash                
 https://….torrent, x.torrent         a torrent's metadata, there or here             user, manifest (the first)
 https://…                            a manifest                                      user
 https://host/folder/                 a folder that has the files of a variant        manifest
-index:package==version/folder        a folder in a wheel of the Python package index           manifest
+index:package==version/folder        a folder in a wheel of the Python package index  manifest
 ./folder, model.gguf                 a path                                          user
 """
 
 from __future__ import annotations
 
-import base64
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import parse_qsl
 
 from distro.errors import MalformedManifestError
 from distro.paths import safe_relpath
@@ -61,11 +59,10 @@ class HubReference:
 
 @dataclass(frozen=True)
 class MagnetReference:
-    """infohash_v1: SHA-1 of the info dictionary, 40 digits. infohash_v2: SHA-256, 64 digits. One may be None."""
+    """infohash: hex, of v2 (64 digits) where the link has it, else of v1 (40 digits)."""
 
     uri: str
-    infohash_v1: str | None
-    infohash_v2: str | None
+    infohash: str
 
     def __str__(self) -> str:
         return self.uri
@@ -137,7 +134,7 @@ def parse_reference(text: str) -> Reference:
 
 
 def parse_source(text: str) -> SourceReference:
-    """A source as a manifest lists it. Raises ValueError with the reason."""
+    """A source as a manifest lists it. Raises ValueError with the reason, MalformedManifestError for a bad magnet."""
     if len(text) > LONGEST_REFERENCE:
         raise ValueError(f"a source of {len(text)} characters, {LONGEST_REFERENCE} at most")
     if text.startswith("hf:"):
@@ -191,41 +188,20 @@ def _parse_hub(text: str) -> HubReference:
 
 
 def _parse_magnet(text: str, *, public_only: bool) -> MagnetReference:
-    """public_only: judge trackers and web seeds as a manifest's addresses, refuse peers by IP address."""
-    if not text.startswith("magnet:?"):
-        raise ValueError("a magnet without ?xt=")
-    if not text.isascii() or not text.isprintable() or " " in text:
-        raise ValueError("a character that has no place in a magnet")
-    v1 = v2 = None
-    for key, value in parse_qsl(text.removeprefix("magnet:?"), max_num_fields=200):
-        if key == "xt" and value.startswith("urn:btih:"):
-            v1 = _infohash_v1(value.removeprefix("urn:btih:"))
-        elif key == "xt" and value.startswith("urn:btmh:"):
-            v2 = _infohash_v2(value.removeprefix("urn:btmh:"))
-        elif public_only and key == "x.pe":
+    """public_only: refuse what a manifest may not name, instead of leaving it out when the torrent is fetched."""
+    from distro.swarm.torrents import parse_magnet
+
+    magnet = parse_magnet(text)
+    if public_only:
+        if magnet.dropped:
+            raise ValueError(magnet.dropped[0])
+        if magnet.peers:
             raise ValueError("a peer by its address in a magnet")
-        elif public_only and (key == "tr" or key.startswith("tr.")):
-            judge_url(value, ("https", "http", "udp"))
-        elif public_only and key in ("ws", "as", "xs"):
-            judge_url(value)
-    if v1 is None and v2 is None:
-        raise ValueError("a magnet without an infohash")
-    return MagnetReference(text, v1, v2)
-
-
-def _infohash_v1(text: str) -> str:
-    if re.fullmatch(r"[0-9A-Fa-f]{40}", text):
-        return text.lower()
-    if re.fullmatch(r"[A-Z2-7a-z]{32}", text):
-        return base64.b32decode(text.upper()).hex()
-    raise ValueError("an infohash that is not 40 hexadecimal digits")
-
-
-def _infohash_v2(text: str) -> str:
-    # A multihash: 0x12 is SHA-256, 0x20 its 32 bytes (BEP 52).
-    if not re.fullmatch(r"1220[0-9A-Fa-f]{64}", text):
-        raise ValueError("a v2 infohash that is not 1220 and 64 hexadecimal digits")
-    return text[4:].lower()
+        for tracker in magnet.trackers:
+            judge_url(tracker, ("https", "http", "udp"))
+        for web_seed in magnet.web_seeds:
+            judge_url(web_seed)
+    return MagnetReference(text, magnet.infohash)
 
 
 def _parse_index(text: str) -> IndexReference:
