@@ -42,12 +42,9 @@ def vocabulary_from_gguf(fields: Fields) -> Vocabulary | None:
     tokens = _texts(fields, "tokens")
     kinds = _kinds(fields, len(tokens), required=model == "spm")
     template = fields.string(_TEMPLATE) if _TEMPLATE in fields else None
-    defaults = {"bos_id": 1, "eos_id": 2, "unk_id": 0} if model == "spm" else {}
-    ids = {
-        ours: _token_id(fields, theirs, len(tokens), defaults.get(ours) if len(tokens) > 2 else None)
-        for ours, theirs in _IDS.items()
-    }
-    ends = [ids["eos_id"], *(_token_id(fields, f"{end}_token_id", len(tokens), None) for end in ("eot", "eom"))]
+    defaults = {"bos_id": 1, "eos_id": 2, "unk_id": 0} if model == "spm" and len(tokens) > 2 else {}
+    ids = {ours: _token_id(fields, theirs, defaults.get(ours)) for ours, theirs in _IDS.items()}
+    ends = [ids["eos_id"], *(_token_id(fields, f"{end}_token_id") for end in ("eot", "eom"))]
     pre_tokenizer = "default" if model == "spm" else fields.string(f"{_PREFIX}pre", default="default")
     add_bos = model == "spm" or pre_tokenizer in _ADD_BOS_BY_DEFAULT
     vocabulary = Vocabulary(
@@ -101,11 +98,9 @@ def _scores(fields: Fields) -> tuple[float, ...]:
     return tuple(value.tolist())
 
 
-def _token_id(fields: Fields, name: str, n_tokens: int, default: int | None) -> int | None:
+def _token_id(fields: Fields, name: str, default: int | None = None) -> int | None:
     key = _PREFIX + name
-    if key not in fields:
-        return default
-    return fields.integer(key, minimum=0, maximum=max(n_tokens - 1, 0))
+    return fields.integer(key, minimum=0, maximum=2**32 - 1) if key in fields else default
 
 
 def _kind_of(value: object) -> str:

@@ -1,0 +1,18 @@
+from converters.tokenizers.merges import merges_from_scores, scores_from_merges
+from converters.tokenizers.vocabulary import TokenKind
+from tests.fakes.vocabularies import small_spm
+
+
+def test_pairs_are_ranked_by_the_score_of_what_they_make():
+    assert merges_from_scores(small_spm()) == [
+        ("▁", "h"),
+        ("e", "l"),
+        ("l", "o"),
+        ("▁h", "el"),
+        ("▁hel", "lo"),
+    ]
+
+
+def test_scores_follow_the_order_of_the_merges():
+    tokens, kinds = ("<s>", "a", "b", "ab", "bab"), (TokenKind.CONTROL, *[TokenKind.NORMAL] * 4)
+    assert scores_from_merges(tokens, kinds, ("a b", "b ab")) == (0.0, -2.0, -3.0, 0.0, -1.0)
