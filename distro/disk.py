@@ -142,6 +142,16 @@ def check_space(n_bytes: int, folder: Path) -> None:
         raise DiskFullError(f"{shown(str(folder))}: {n_bytes} bytes needed, {free} free, {n_bytes - free} missing")
 
 
+def is_file(path: Path) -> bool:
+    """Whether it is a regular file itself, not a link to one."""
+    return length(path) >= 0
+
+
+def is_taken(path: Path) -> bool:
+    """Whether anything at all has this name, be it a link to nowhere."""
+    return os.path.lexists(path)
+
+
 def length(path: Path) -> int:
     """Bytes of a part file; -1 for what is none."""
     try:

@@ -8,6 +8,7 @@ DistroError                  1  a fault of ours
 ├── CannotCreateError       73  the output cannot be made here
 ├── StorageError            74  reading or writing failed
 ├── SourceError             75  a source failed; another may do, or the same one later
+│   ├── NotThereError       66  the source has no such file
 │   ├── ProtocolError       76  the remote broke the protocol
 │   └── NotPermittedError   77  token or licence is missing
 ├── WrongBytesError         79  the bytes are not the right ones
@@ -74,13 +75,20 @@ class StorageError(DistroError):
 
 
 class SourceError(DistroError):
-    """A source could not give what was asked; `source` names it, without secrets."""
+    """A source could not give what was asked; `source` names it, without secrets.
+
+    retry_after_s: how long the source asks us to wait, None if it does not say.
+    """
 
     exit_code = 75
 
-    def __init__(self, source: str, why: str) -> None:
-        self.source, self.why = source, why
+    def __init__(self, source: str, why: str, *, retry_after_s: float | None = None) -> None:
+        self.source, self.why, self.retry_after_s = source, why, retry_after_s
         super().__init__(f"{shown(source)}: {why}")
+
+
+class NotThereError(SourceError):
+    exit_code = 66
 
 
 class ProtocolError(SourceError):

@@ -5,7 +5,8 @@
     partial/<digest>.<owner>-<n>.part     one file that is arriving
     partial/<digest>.wrong                what a source sent instead; kept for a look until `gc`
     partial/made-<digest>.<owner>-<n>     a folder or file that is being made
-    partial/work/<kind>-<digest>/         what a source needs while a variant arrives: a wheel, a swarm's state
+    partial/<digest>.swarm/               a swarm's own, until the part file has taken it over
+    partial/work/<kind>-<digest>/         what a source needs while a variant arrives: a wheel
     partial/locks/<name>.lock             held while a variant is fetched; saves bandwidth, proves nothing
 
 The order is always: partial, verify, fsync, rename, fsync of the folder. A part file is named after the digest that it
@@ -145,8 +146,10 @@ class Store:
 
         Working folders of sources do not say whose they are; they stay while any variant is being fetched.
         """
-        keep = {"locks"} if self._is_idle() else {"locks", "work"}
-        return sum(discard(path) for path in sorted(self._partial.glob("*")) if path.name not in keep)
+        found = [path for path in sorted(self._partial.glob("*")) if path.name != "locks"]
+        if not self._is_idle():
+            found = [path for path in found if path.name != "work" and path.suffix != ".swarm"]
+        return sum(map(discard, found))
 
     def _is_idle(self) -> bool:
         import filelock

@@ -1,0 +1,299 @@
+"""The story of a fetch: what is here already, room for the rest, the sources in order, proof, its place, a receipt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from types import TracebackType
+
+from converters.errors import shown
+from distro import disk
+from distro.config import Settings
+from distro.digest import sha256_of
+from distro.errors import (
+    CannotCreateError,
+    NotFoundError,
+    NotPermittedError,
+    NotThereError,
+    SourceError,
+    WrongBytesError,
+)
+from distro.manifest import File, Model, Variant
+from distro.progress import Bar, Progress
+from distro.receipt import Entry, Receipt, now
+from distro.sources import open_source
+from distro.sources.base import Source
+from distro.sources.local import FolderSource, HubCacheSource
+from distro.store import Partial, Store
+from distro.verify import Status, Verdict, check
+
+
+def fetch(
+    settings: Settings,
+    model: Model,
+    variant: Variant,
+    *,
+    progress: Progress,
+    only: str | None = None,
+    target: Path | None = None,
+    folder: Path | None = None,
+    peers: Sequence[tuple[str, int]] = (),
+) -> Path:
+    """Bring a variant, proven, and say where it is: its file if it has but one, else its folder.
+
+    only: a pattern such as `*.json`; `*` matches slashes too. target: a folder to put it in instead of the store.
+    folder: one to look in before any other source. peers: host and port for swarms.
+    Raises NotFoundError if `only` matches nothing, DiskFullError before anything is transferred, WrongBytesError if no
+    source had the right bytes, and else the SourceError of the source that came nearest.
+    """
+    wanted = tuple(file for file in variant.files if only is None or fnmatchcase(file.path, only))
+    if not wanted:
+        raise NotFoundError(f"{model.name}:{variant.name}: no file matches {shown(only or '*')}")
+    store = Store(settings.home)
+    place = target or store.folder(model.name, variant.name)
+    fetching = _Fetch(settings, store, model, variant, place, target, progress)
+    with store.lock(model.name, variant.name, waiting=lambda: progress.say("another distro is fetching this; waiting")):
+        fetching.run(wanted, folder, peers)
+    return place / variant.files[0].path if len(variant.files) == 1 else place
+
+
+@dataclass
+class _Fetch:
+    """One run. received: what the receipt said. entries: what is proven now. left: sources of no more use, and why."""
+
+    settings: Settings
+    store: Store
+    model: Model
+    variant: Variant
+    place: Path
+    target: Path | None
+    progress: Progress
+    received: dict[str, Entry] = field(default_factory=dict)
+    entries: dict[str, Entry] = field(default_factory=dict)
+    left: dict[str, SourceError] = field(default_factory=dict)
+
+    def run(self, wanted: tuple[File, ...], folder: Path | None, peers: Sequence[tuple[str, int]]) -> None:
+        self._refuse_our_own_name(wanted)
+        receipt = None if self.target else self.store.receipt(self.model.name, self.variant.name)
+        self.received = dict(receipt.files) if receipt else {}
+        missing = tuple(file for file in wanted if not self._is_here(file))
+        if missing:
+            self._check_room(missing)
+            with _Sources(self, folder, peers) as sources, self._total_bar(missing) as total:
+                for file in missing:
+                    self.entries[file.path] = self._bring(file, sources, total)
+        if self.target is None and self.entries.items() - self.received.items():
+            self._write_receipt()
+        for reference in self.variant.sources:
+            self.store.discard_work(reference)
+
+    def _refuse_our_own_name(self, wanted: tuple[File, ...]) -> None:
+        if self.target is None and any(file.path.casefold() == "receipt.json" for file in wanted):
+            raise CannotCreateError("receipt.json: is our own name in the store; fetch this variant with -o FOLDER")
+
+    def _is_here(self, file: File) -> bool:
+        """Whether the file has its place already: by the receipt and the size, else by reading it."""
+        final = self.place / file.path
+        if not disk.is_file(final):
+            is_ours = self.target is None and final.is_symlink()
+            if disk.is_taken(final) and not is_ours:
+                raise CannotCreateError(f"{shown(str(final))}: is there already and is no file")
+            return False
+        entry = self.received.get(file.path)
+        is_proven_before = entry and (entry.sha256 == file.sha256 or not file.is_proven_by_digest)
+        if entry and is_proven_before and entry.size == final.stat().st_size:
+            self.entries[file.path] = entry
+            return True
+        verdict = check(final, file)
+        if verdict.status == Status.WRONG and self.target is not None:
+            raise CannotCreateError(f"{shown(str(final))}: is there already with other bytes")
+        if verdict.is_right or self.target is not None:
+            self.entries[file.path] = _entry(final, "was here already", verdict)
+            return True
+        return False
+
+    def _check_room(self, missing: tuple[File, ...]) -> None:
+        needed = sum(max(0, (file.size or 0) - self._arrived(file)) for file in missing)
+        disk.check_space(needed, self.place)
+
+    def _arrived(self, file: File) -> int:
+        return self.store.received(self.model.name, self.variant.name, file, beside=self.target)
+
+    def _total_bar(self, missing: tuple[File, ...]) -> Bar:
+        sizes = [file.size for file in missing]
+        total = None if None in sizes else sum(size or 0 for size in sizes)
+        return self.progress.bar(f"{self.model.name}:{self.variant.name}", total, sum(map(self._arrived, missing)))
+
+    def _bring(self, file: File, sources: _Sources, total: Bar) -> Entry:
+        """One file from the first source that has it right, in its place. Raises what the sources raised."""
+        failures: list[SourceError | WrongBytesError] = []
+        with self.store.partial(self.model.name, self.variant.name, file, beside=self.target) as partial:
+            bars = _Bars(self.progress, file, total, partial.size)
+            if partial.size == file.size and (verdict := check(partial.path, file)).is_right:
+                return self._publish(file, partial, "an earlier run", verdict)
+            for source in sources:
+                try:
+                    verdict = self._try(source, file, partial, bars)
+                except (SourceError, WrongBytesError) as error:
+                    failures.append(error)
+                    self._leave(source, file, error)
+                else:
+                    return self._publish(file, partial, source.name, verdict)
+        raise _told_together(file, list(dict.fromkeys([*self.left.values(), *failures])))
+
+    def _leave(self, source: Source, file: File, error: SourceError | WrongBytesError) -> None:
+        """For this file; for all that are to come only if it failed, not if it lacks the file or has another."""
+        if not isinstance(error, NotThereError | WrongBytesError):
+            self.left[source.name] = error
+        if not (isinstance(error, NotThereError) and isinstance(source, HubCacheSource)):  # a cache may lack anything
+            self.progress.say(f"{error}; leaving this source for {file.path}")
+
+    def _publish(self, file: File, partial: Partial, source: str, verdict: Verdict) -> Entry:
+        if verdict.status == Status.UNPROVEN:
+            self.progress.say(f"{file.path}: no digest was published; the bytes are unproven")
+        entry = _entry(partial.path, source, verdict)
+        partial.publish(self.place / file.path, within=self.place)
+        return entry
+
+    def _try(self, source: Source, file: File, partial: Partial, bars: _Bars) -> Verdict:
+        """The verdict on what a source brought: right, or unproven where no digest is known.
+
+        Bytes of earlier runs or other sources are not this source's fault: if they were part of what is wrong, they are
+        thrown away and the source is asked for all. Raises WrongBytesError naming the source; the bytes are put aside.
+        """
+        if not file.is_proven_by_digest or (file.size is not None and partial.size > file.size):
+            partial.restart()
+        inherited = partial.size
+        verdict = self._transfer(source, file, partial, bars)
+        if verdict.status == Status.WRONG and inherited:
+            self.progress.say(f"{file.path}: what an earlier run left is not right; starting again")
+            partial.restart()
+            verdict = self._transfer(source, file, partial, bars)
+        if verdict.status in (Status.WRONG, Status.MISSING):
+            aside = partial.quarantine()
+            raise WrongBytesError(
+                f"{self.model.name}/{file.path} from {source.name} (kept as {aside.name})",
+                verdict.kind or "file", verdict.found or "nothing", verdict.expected or "a file",
+            )  # fmt: skip
+        return verdict
+
+    def _transfer(self, source: Source, file: File, partial: Partial, bars: _Bars) -> Verdict:
+        with bars.begin(partial.size) as bar:
+            if partial.size != file.size or file.size == 0:
+                source.transfer(file, partial, bar)
+            bar.note("verifying")
+            return check(partial.path, file)
+
+    def _write_receipt(self) -> None:
+        known = {file.path for file in self.variant.files}
+        before = {path: entry for path, entry in self.received.items() if path in known}
+        files = {**before, **self.entries}
+        self.store.write_receipt(Receipt(self.model.name, self.variant.name, self.variant.format, files))
+
+
+class _Sources:
+    """All sources of a fetch in order, each opened when its turn comes first, all closed at the end."""
+
+    def __init__(self, fetching: _Fetch, folder: Path | None, peers: Sequence[tuple[str, int]]) -> None:
+        self._fetching = fetching
+        self._openers = dict(_openers(fetching, folder, peers))
+        self._open: dict[str, Source] = {}
+        self._closing = ExitStack()
+
+    def __iter__(self) -> Iterator[Source]:
+        left = self._fetching.left
+        for key, opener in self._openers.items():
+            if key in left:
+                continue
+            try:
+                source = self._open.get(key) or opener()
+            except SourceError as error:
+                self._fetching.progress.say(f"{error}; leaving this source")
+                left[key] = error
+                continue
+            if key not in self._open:
+                self._open[key] = source
+                self._closing.callback(source.close)
+            if source.name not in left:
+                yield source
+
+    def __enter__(self) -> _Sources:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closing.close()
+
+
+def _openers(
+    fetching: _Fetch, folder: Path | None, peers: Sequence[tuple[str, int]]
+) -> Iterator[tuple[str, Callable[[], Source]]]:
+    """What is near comes first: the user's folder, our store, the hub's cache; then the manifest's, as listed."""
+    settings, store, variant = fetching.settings, fetching.store, fetching.variant
+    if folder is not None:
+        yield "folder", lambda: FolderSource(folder)
+    if fetching.target is not None:
+        ours = store.folder(fetching.model.name, variant.name)
+        if ours.is_dir():
+            yield "store", lambda: FolderSource(ours)
+    cache = settings.hub_cache
+    if cache is not None and cache.is_dir():
+        yield "cache", lambda: HubCacheSource(cache)
+    for reference in variant.sources:
+        yield reference, lambda reference=reference: open_source(settings, reference, variant, peers=peers)  # type: ignore[misc]
+
+
+class _Bars:
+    """The bar of one file and the total's, as one; after a new start the total waits until it is passed again."""
+
+    def __init__(self, progress: Progress, file: File, total: Bar, done: int) -> None:
+        self._progress, self._file, self._total = progress, file, total
+        self._position = self._furthest = done
+
+    def begin(self, position: int) -> _Bars:
+        self._bar = self._progress.bar(self._file.path, self._file.size, position)
+        self._position = position
+        return self
+
+    def advance(self, n_bytes: int) -> None:
+        self._bar.advance(n_bytes)
+        self._position += n_bytes
+        if self._position > self._furthest:
+            self._total.advance(self._position - self._furthest)
+            self._furthest = self._position
+
+    def note(self, text: str) -> None:
+        self._bar.note(text)
+
+    def __enter__(self) -> _Bars:
+        self._bar.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.__exit__(kind, error, trace)
+
+
+def _entry(path: Path, source: str, verdict: Verdict) -> Entry:
+    sha256 = verdict.found if verdict.kind == "sha256" and verdict.found else sha256_of(path)
+    return Entry(sha256, path.stat().st_size, source, now(), proven=verdict.status != Status.UNPROVEN)
+
+
+def _told_together(file: File, failures: Sequence[SourceError | WrongBytesError]) -> SourceError | WrongBytesError:
+    """One error out of those of all sources: wrong bytes before a missing permission before all that may pass."""
+    for worst in (WrongBytesError, NotPermittedError):
+        for failure in failures:
+            if isinstance(failure, worst):
+                return failure
+    rest = [failure for failure in failures if isinstance(failure, SourceError)]
+    told = [failure for failure in rest if not isinstance(failure, NotThereError)] or rest
+    if not told:
+        return SourceError(file.path, "no source to fetch it from (see --from and --peer)")
+    if len(told) == 1:
+        return told[0]
+    kinds = {type(failure) for failure in told}
+    kind = kinds.pop() if len(kinds) == 1 else SourceError
+    return kind(file.path, "no source could give it: " + "; ".join(map(str, told)))

@@ -1,0 +1,56 @@
+"""The ways in, one file each, and the table of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from distro.config import Settings
+from distro.errors import MalformedManifestError
+from distro.manifest import Variant
+from distro.reference import HubReference, IndexReference, parse_source
+from distro.sources.base import Source
+
+
+def open_source(
+    settings: Settings, reference: str, variant: Variant, *, peers: Sequence[tuple[str, int]] = ()
+) -> Source:
+    """The source that a reference names, ready for the files of a variant.
+
+    peers: host and port of peers that a swarm is to ask besides those it finds. Raises SourceError for a source that
+    cannot be used now, MalformedManifestError for a reference of no kind we know.
+    """
+    if reference.startswith(("hf:", "index:")):
+        return _open_named(settings, reference)
+    if reference.startswith("magnet:") or reference.endswith(".torrent"):
+        from distro.sources.swarm import open_swarm
+
+        return open_swarm(settings, reference, variant, peers=peers)
+    if reference.startswith(("https://", "http://")):
+        from distro.sources.http import HttpSource
+        from distro.sources.retry import Retrying
+
+        return Retrying(settings, HttpSource(settings, reference, variant))
+    raise _unknown(reference, "another kind")
+
+
+def _open_named(settings: Settings, reference: str) -> Source:
+    from distro.sources.retry import Retrying
+
+    try:
+        parsed = parse_source(reference)
+    except ValueError as error:
+        raise _unknown(reference, str(error)) from error
+    if isinstance(parsed, HubReference):
+        from distro.sources.hub import HubSource
+
+        return Retrying(settings, HubSource(settings, parsed))
+    if isinstance(parsed, IndexReference):
+        from distro.sources.index import IndexSource
+
+        return IndexSource(settings, parsed)
+    raise TypeError(f"{reference} was parsed as {type(parsed).__name__}")
+
+
+def _unknown(reference: str, found: str) -> MalformedManifestError:
+    allowed = "hf:…, https:…, index:…, magnet:…, a .torrent file"
+    return MalformedManifestError(reference, "source", found=found, allowed=allowed)
