@@ -139,6 +139,7 @@ def _settings(interface: str, port: int, *, dht: bool) -> lt.settings_pack:
         # Otherwise a peer is dropped while a magnet's files are not chosen yet, and comes back only after a minute.
         "close_redundant_connections": False,
         "min_reconnect_time": 5,
+        "tick_interval": 100,  # ms; a peer is dialled at the second tick, for each file anew
         "max_metadata_size": 10_000_000,
         "stop_tracker_timeout": int(_CLOSE_S),
         "active_downloads": -1,

@@ -37,6 +37,7 @@ from distro.errors import MalformedManifestError, NotFoundError, StorageError, U
 from distro.manifest import File, Model, Variant
 from distro.paths import safe_relpath
 from distro.progress import Progress, Silent
+from distro.urls import judge_url
 
 if TYPE_CHECKING:
     import libtorrent as lt
@@ -85,6 +86,7 @@ class Torrent:
     name: str
     piece_length: int
     files: tuple[TorrentFile, ...]
+    n_entries: int  # files and pad files
     infohash_v1: str | None
     infohash_v2: str | None
     private: bool = False
@@ -317,6 +319,7 @@ def from_info(info: bytes, where: str, *, piece_layers: Mapping[bytes, bytes] | 
         name=parsed.name(),
         piece_length=parsed.piece_length(),
         files=tuple(_files(parsed.layout(), lt.bdecode(info), where)),
+        n_entries=parsed.num_files(),
         infohash_v1=str(hashes.v1) if hashes.has_v1() else None,
         infohash_v2=str(hashes.v2) if hashes.has_v2() else None,
         private=parsed.priv(),
@@ -406,49 +409,16 @@ def _fit_addresses(kind: str, urls: Sequence[str]) -> tuple[tuple[str, ...], tup
     """(those that may be asked, a line for each that may not)"""
     fit, dropped = [], []
     for url in dict.fromkeys(urls):
-        if why := _unfit_url(url):
-            dropped.append(f"{kind} {shown(url)} dropped: {why}")
-        else:
+        try:
+            judge_url(url, _SCHEMES)
             fit.append(url)
+        except ValueError as error:
+            dropped.append(f"{kind} {shown(url)} dropped: {error}")
     if len(fit) > _MAX_ADDRESSES:
         dropped.append(f"{len(fit) - _MAX_ADDRESSES} of {len(fit)} {kind}s dropped: {_MAX_ADDRESSES} are enough")
     if len(dropped) > _MAX_ADDRESSES:
         dropped[_MAX_ADDRESSES:] = [f"{len(dropped) - _MAX_ADDRESSES} more dropped"]
     return tuple(fit[:_MAX_ADDRESSES]), tuple(dropped)
-
-
-def _unfit_url(url: str) -> str | None:
-    """Why we never ask there; None for an address that is fit."""
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port
-    except ValueError:
-        return "no address"
-    if parts.scheme not in _SCHEMES:
-        return f"allowed are {', '.join(_SCHEMES)}"
-    if parts.username is not None or parts.password is not None:
-        return "it carries a user name"
-    return _unfit_host(host or "")
-
-
-def _unfit_host(host: str) -> str | None:
-    """Why a stranger may not send us there: this machine, this link, or an address in disguise."""
-    name = host.rstrip(".").lower()
-    if not name or name == "localhost" or name.endswith((".localhost", ".local")):
-        return "it leads to this machine or this link"
-    try:
-        address = ipaddress.ip_address(name.partition("%")[0])
-    except ValueError:
-        last = name.rpartition(".")[2]
-        return "an address in disguise" if last.isdigit() or last.startswith("0x") else None
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
-        address = address.ipv4_mapped
-    if (
-        address.is_loopback or address.is_link_local or address.is_unspecified
-        or address.is_multicast or address.is_reserved
-    ):  # fmt: skip
-        return "it leads to this machine or this link"
-    return None
 
 
 def _reason(error: RuntimeError) -> str:
@@ -490,10 +460,10 @@ def parse_magnet(text: str) -> Magnet:
 
 
 def parse_peer(text: str) -> tuple[str, int]:
-    """`host:port`, `[v6]:port`. Raises ValueError."""
+    """`host:port`, `[v6]:port`. Raises ValueError with the reason."""
     parts = urlsplit(f"//{text}")
     if not parts.hostname or not parts.port or parts.path or parts.username is not None:
-        raise ValueError(f"{shown(text)}: a peer is HOST:PORT")
+        raise ValueError("a peer that is not HOST:PORT")
     return parts.hostname, parts.port
 
 
@@ -520,17 +490,19 @@ def _v2_hash(text: str) -> str:
 
 
 def _fit_peers(texts: list[str]) -> tuple[tuple[tuple[str, int], ...], tuple[str, ...]]:
+    """(peers that a stranger may send us to, a line for each that not): public addresses only"""
     fit, dropped = [], []
     for text in texts[:_MAX_ADDRESSES]:
         try:
             host, port = parse_peer(text)
-            why = _unfit_host(host)
-        except ValueError:
-            why = "no HOST:PORT"
-        if why:
-            dropped.append(f"peer {shown(text)} dropped: {why}")
-        else:
+            public = ipaddress.ip_address(host).is_global
+        except ValueError as error:
+            dropped.append(f"peer {shown(text)} dropped: {error}")
+            continue
+        if public:
             fit.append((host, port))
+        else:
+            dropped.append(f"peer {shown(text)} dropped: an address that is not public")
     return tuple(fit), tuple(dropped)
 
 
