@@ -278,14 +278,15 @@ def _place(
                 allowed=f"{start - data_offset}, where the tensor before it ends",
             )
         end = padded(start + n_bytes, alignment)
-        missing = start + n_bytes - file.size
+        missing = min(n_bytes, start + n_bytes - file.size)
         if missing > 0:
-            found = f"{file.size} bytes of file, {missing} of the tensor's {n_bytes} are missing"
-            raise MalformedError(file.path, name, offset=start, found=found, allowed=f"{start + n_bytes}")
+            found = f"the file's end after {file.size} bytes, {missing} of the tensor's {n_bytes} are missing"
+            offset = min(start, file.size)
+            raise MalformedError(file.path, name, offset=offset, found=found, allowed=f"{start + n_bytes} or more")
         placed.append((tensor.info, start))
     if listed and end > file.size:
-        found = f"{file.size} bytes of file, {end - file.size} of the padding after it are missing"
-        raise MalformedError(file.path, listed[-1].info.name, offset=file.size, found=found, allowed=f"{end}")
+        found = f"the file's end after {file.size} bytes, {end - file.size} of the padding are missing"
+        raise MalformedError(file.path, listed[-1].info.name, offset=file.size, found=found, allowed=f"{end} or more")
     return tuple(placed), end
 
 
