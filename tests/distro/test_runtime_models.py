@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from converters.errors import MalformedError, UnsupportedError
 from distro.runtime.models import decoder
-from tests.fakes import memory_llama
+from tests.fakes import llama_cpp, memory_llama
+from tests.fakes.vocabularies import small_bpe
 
 LLAMA3 = {
     "rope_type": "llama3", "rope_theta": 500_000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -77,3 +81,34 @@ def test_a_token_without_a_row_is_refused(in_memory: bool) -> None:
     model = decoder(memory_llama.checkpoint(memory_llama.reference()), in_memory=in_memory)
     with pytest.raises(MalformedError, match=r"tiny: token_embd.weight: found token id 64, allowed 0 to 63"):
         model.forward([1, 64])
+
+
+@pytest.mark.parametrize(
+    ("rope", "factors"),
+    [(None, None), (LINEAR, None), (None, [1.0, 1.0, 1.5, 2.0, 4.0, 8.0, 8.0, 8.0])],
+    ids=["plain", "linear", "rope_freqs"],
+)
+def test_log_probabilities_equal_llama_cpp(
+    rope: dict[str, Any] | None, factors: list[float] | None, tmp_path: Path
+) -> None:
+    """The same tiny GGUF, with grouped heads and what GGUF says of rotary scaling, in llama.cpp and here."""
+    # llama.cpp knows the end of an answer by such names too; without them it goes on.
+    vocabulary = replace(small_bpe(), tokens=("<a>", "<b>", "<c>", *small_bpe().tokens[3:]))
+    config = {} if rope is None else {"rope_parameters": rope}
+    reference = memory_llama.reference(vocab_size=len(vocabulary), **config)
+    more = {} if factors is None else {"rope_freqs.weight": np.array(factors, np.float32)}
+    checkpoint = memory_llama.checkpoint(reference, vocabulary, more=more)
+    llama_cpp.write_checkpoint(tmp_path / "tiny.gguf", checkpoint)
+    prompt = [1, 50, 60, 70, 9, 100]
+
+    ids, steps = llama_cpp.complete(
+        tmp_path / "tiny.gguf", prompt, 40, tmp_path / "answer.json", n_probs=len(vocabulary)
+    )
+    ours = decoder(checkpoint, in_memory=True).forward([*prompt, *ids])[len(prompt) - 1 : -1].log_softmax(-1)
+
+    assert len(ids) == 40
+    assert ours.argmax(-1).tolist() == ids
+    for row, step in zip(ours, steps, strict=True):
+        assert len(step) == len(vocabulary)
+        expected = torch.tensor([step[token] for token in range(len(vocabulary))])
+        torch.testing.assert_close(row, expected, rtol=0, atol=1e-4)
