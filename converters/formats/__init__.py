@@ -1,0 +1,31 @@
+"""One module a format, and the table in which a path finds its format by content."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from converters.checkpoint import Checkpoint
+from converters.errors import MissingError, UnsupportedError
+from converters.formats import gguf, huggingface, signatures
+from converters.formats.base import Format
+from converters.input_file import InputFile
+
+FORMATS: tuple[Format, ...] = (gguf, huggingface)
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """The model at a path, a file or a folder; weights stay on disk, and files open until it is closed.
+
+    Raises MissingError where nothing is, UnsupportedError that says what is there where no format knows it, and
+    whatever the format finds wrong.
+    """
+    if not path.exists():
+        raise MissingError(path, "a checkpoint to read was expected here")
+    for known in FORMATS:
+        if known.sniff(path):
+            return known.open_checkpoint(path)
+    if path.is_dir():
+        raise MissingError(path / "config.json", "a folder of Hugging Face's has one")
+    with InputFile(path) as file:
+        found = signatures.describe(file.read(0, min(file.size, signatures.LENGTH), "file"))
+    raise UnsupportedError(path, "file", offset=0, found=found, allowed=", ".join(known.NAME for known in FORMATS))

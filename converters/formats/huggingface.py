@@ -1,0 +1,358 @@
+"""A folder as Hugging Face's libraries keep a model, with its weights in safetensors or in PyTorch's files.
+
+    config.json                     hyper-parameters; the architecture's module speaks its dialect
+    tokenizer.json …                `converters.tokenizers.huggingface`
+    model.safetensors               all weights, or in shards model-00001-of-00002.safetensors with
+    model.safetensors.index.json    {"metadata": {"total_size": bytes}, "weight_map": {tensor: shard}}
+    pytorch_model.bin               the same in PyTorch's format, with pytorch_model.bin.index.json
+
+`modeling_utils.py` and `utils/hub.py` of transformers. A file of weights may also be named itself, if config.json
+lies beside it. Where both kinds of weights are there, safetensors are taken. Code that config.json points to
+(`auto_map`) is never read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from converters import dtypes, json_file
+from converters.architectures import by_gguf_name, by_hf_class
+from converters.architectures.base import Architecture
+from converters.architectures.rows import halves_from_pairs, pairs_from_halves
+from converters.checkpoint import Checkpoint
+from converters.dtypes import DType
+from converters.errors import MalformedError, MissingError, RefusedError, UnsupportedError
+from converters.fields import Fields
+from converters.folder import inside, is_file_name
+from converters.formats import pytorch, safetensors
+from converters.hyperparameters import HyperParameters
+from converters.input_file import InputFile
+from converters.layout import OutputFile, PlacedTensor
+from converters.tensors import RenamedTensor, ReorderedTensor, StoredTensor, Tensor, TensorInfo
+from converters.tokenizers.huggingface import read_vocabulary, vocabulary_files
+from converters.tokenizers.vocabulary import Vocabulary
+
+NAME = "huggingface"
+
+_LARGEST_CONFIG = 16 << 20
+_LARGEST_INDEX = 64 << 20
+_MOST_SHARDS = 10_000
+# By format: the one file, the index, the ending of shards. The first that is there is taken.
+_WEIGHTS = {
+    "safetensors": ("model.safetensors", "model.safetensors.index.json", ".safetensors"),
+    "pytorch": ("pytorch_model.bin", "pytorch_model.bin.index.json", ".bin"),
+}
+_DTYPES = {"float32": dtypes.F32, "float16": dtypes.F16, "bfloat16": dtypes.BF16}
+_WRITABLE = {dtype: name for name, dtype in _DTYPES.items()}
+_NAMES_OF_CODE = ("auto_map", "custom_pipelines", "trust_remote_code")
+_OUTPUT = "lm_head.weight"
+# Old checkpoints hold the rotary frequencies, which follow from the hyper-parameters.
+_DERIVED = ".rotary_emb.inv_freq"
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """Where the tensors are.
+
+    shards: file names. index: the file that names them, if there is one. where: the shard of each tensor that it
+    names. total_size: bytes of all tensors, as it says.
+    """
+
+    format: str
+    shards: tuple[str, ...]
+    index: Path | None = None
+    where: Mapping[str, str] = field(default_factory=dict)
+    total_size: int | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def sniff(path: Path) -> bool:
+    """Whether this is a folder with a config.json, or a file of weights in one of the two formats."""
+    if path.is_dir():
+        return (path / "config.json").exists()
+    return safetensors.sniff(path) or pytorch.sniff(path)
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """The model in a folder, or the one whose weights are this file.
+
+    Every shard's directory is read and judged before any tensor is given out. Raises MissingError for config.json or
+    a shard that is not there, MalformedError naming the tensor, the key as a JSON pointer, or the shard; UnsafeError
+    for weights that name code and links that leave the folder; UnsupportedError for architectures and quantization
+    schemes that we do not read.
+    """
+    folder = path if path.is_dir() else path.parent
+    config_path = inside(folder, "config.json")
+    if not config_path.exists():
+        raise MissingError(config_path, f"hyper-parameters were expected beside {path.name}")
+    config = Fields(config_path, json_file.read(config_path, max_bytes=_LARGEST_CONFIG), "/")
+    _check_plain(config)
+    architecture = _architecture(config)
+    parameters = architecture.from_config(config)
+    with ExitStack() as stack:
+        weights = _find_weights(folder) if path.is_dir() else _Weights(_format_of(path), (path.name,))
+        found, files = _read_shards(stack, folder, weights)
+        tensors, dropped = _by_gguf_name(architecture, parameters, found, weights.index or files[0].path)
+        vocabulary = read_vocabulary(folder, parameters.vocab_size)
+        checkpoint = Checkpoint(
+            path=path,
+            format=weights.format,
+            architecture=architecture.NAME,
+            hyperparameters=parameters,
+            vocabulary=vocabulary,
+            tensors=tensors | dict(architecture.computed_tensors(parameters)),
+            files=files,
+            warnings=(*_config_warnings(config, tensors), *weights.warnings, *_size_warnings(weights, found), *dropped),
+        )
+        checkpoint.check_unchanged()
+        stack.pop_all()
+    return checkpoint
+
+
+def _check_plain(config: Fields) -> None:
+    """Weights that somebody quantized are numbers that mean something else; nothing is made of them unawares."""
+    quantization = config.section("quantization_config")
+    if quantization is not None:
+        raise UnsupportedError(
+            config.path, "/quantization_config/quant_method",
+            found=quantization.values.get("quant_method"), allowed="weights in F32, F16 or BF16",
+        )  # fmt: skip
+
+
+def _architecture(config: Fields) -> Architecture:
+    classes = config.values.get("architectures")
+    if not isinstance(classes, list) or len(classes) != 1:
+        found = f"{len(classes)} entries" if isinstance(classes, list) else type(classes).__name__
+        raise config.error("architectures", found, "a list of one class")
+    return by_hf_class(config.path, classes[0])
+
+
+def _config_warnings(config: Fields, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+    warnings = [f"config.json: {key} is ignored, no code of a model is run" for key in _NAMES_OF_CODE if key in config]
+    key = "dtype" if "dtype" in config else "torch_dtype"
+    stored = {tensor.info.dtype for tensor in tensors.values()}
+    said = config.values.get(key)
+    if said is not None and (not isinstance(said, str) or _DTYPES.get(said.removeprefix("torch.")) not in stored):
+        names = ", ".join(sorted(dtype.name for dtype in stored))
+        warnings.append(f"config.json: {key} is {said!r}, the tensors are {names}")
+    return tuple(warnings)
+
+
+def _size_warnings(weights: _Weights, found: Mapping[str, StoredTensor]) -> tuple[str, ...]:
+    total = sum(tensor.info.n_bytes for tensor in found.values())
+    if weights.index is None or weights.total_size in (None, total):
+        return ()
+    return (f"{weights.index.name}: total_size is {weights.total_size}, the tensors have {total} bytes",)
+
+
+def _format_of(path: Path) -> str:
+    return "safetensors" if safetensors.sniff(path) else "pytorch"
+
+
+def _find_weights(folder: Path) -> _Weights:
+    """The folder's weights by the names that transformers looks for."""
+    there = {
+        kind: [name for name in (single, index) if (folder / name).exists()]
+        for kind, (single, index, _) in _WEIGHTS.items()
+    }
+    for kind, names in there.items():
+        if len(names) > 1:
+            raise MalformedError(folder, "weights", found=" and ".join(names), allowed="one of them")
+        if names:
+            weights = _from_index(folder, kind) if names[0].endswith(".json") else _Weights(kind, (names[0],))
+            unused = "".join(name for other, more in there.items() if other != kind for name in more)
+            return _warned(weights, f"{unused} is not read, {names[0]} is there") if unused else weights
+    expected = ", ".join(name for single, index, _ in _WEIGHTS.values() for name in (single, index))
+    raise MissingError(folder, f"no weights; one of {expected} was expected")
+
+
+def _warned(weights: _Weights, warning: str) -> _Weights:
+    return replace(weights, warnings=(*weights.warnings, warning))
+
+
+def _from_index(folder: Path, kind: str) -> _Weights:
+    """The shards that an index names: plain file names of its own kind, all of them there."""
+    _, index, ending = _WEIGHTS[kind]
+    path = inside(folder, index)
+    fields = Fields(path, json_file.read(path, max_bytes=_LARGEST_INDEX), "/")
+    section = fields.section("weight_map")
+    if section is None or not section.values:
+        raise fields.error("weight_map", "nothing", "an object of tensors and their shards")
+    where = {}
+    for name in section.values:
+        shard = section.string(name)
+        if not is_file_name(shard) or not shard.endswith(ending):
+            raise section.error(_pointer(name), shard, f"the plain name of a {ending} file")
+        where[name] = shard
+    shards = tuple(sorted(set(where.values())))
+    if len(shards) > _MOST_SHARDS:
+        raise fields.error("weight_map", f"{len(shards)} shards", f"at most {_MOST_SHARDS}")
+    for shard in shards:
+        if not (folder / shard).exists():
+            raise MissingError(folder / shard, f"a shard that {index} names")
+    weights = _Weights(kind, shards, path, where, _total_size(fields))
+    stray = sorted(file.name for file in folder.glob(f"*-of-*{ending}") if file.name not in shards)
+    return _warned(weights, f"{stray[0]} is not read, {index} does not name it") if stray else weights
+
+
+def _total_size(fields: Fields) -> int | None:
+    """`metadata.total_size`; transformers wrote it as a float where tensors of booleans were among the weights."""
+    metadata = fields.section("metadata")
+    if metadata is None or "total_size" not in metadata:
+        return None
+    if isinstance(metadata.values["total_size"], float):
+        return int(metadata.number("total_size", maximum=2.0**62))
+    return metadata.integer("total_size", minimum=0, maximum=2**63 - 1)
+
+
+def _pointer(key: str) -> str:
+    """A key as part of a JSON pointer (RFC 6901)."""
+    return key.replace("~", "~0").replace("/", "~1")
+
+
+def _read_shards(
+    stack: ExitStack, folder: Path, weights: _Weights
+) -> tuple[dict[str, StoredTensor], tuple[InputFile, ...]]:
+    """All tensors by the names in the files; each must be in the one shard that the index says."""
+    tensors: dict[str, StoredTensor] = {}
+    files = []
+    for shard in weights.shards:
+        file = stack.enter_context(InputFile(inside(folder, shard)))
+        files.append(file)
+        if weights.format == "safetensors":
+            part: Mapping[str, StoredTensor] = safetensors.read_header(file).tensors
+        else:
+            part = pytorch.read_tensors(file)
+        for name, tensor in part.items():
+            if name in tensors:
+                raise MalformedError(
+                    file.path, name, found="it again", allowed=f"it in {tensors[name].file.path.name} alone"
+                )
+            if weights.index is not None and weights.where.get(name) != shard:
+                allowed = f"what {weights.index.name} says of this shard"
+                raise MalformedError(file.path, name, found="a tensor out of place", allowed=allowed)
+            tensors[name] = tensor
+    for name, shard in weights.where.items():
+        if name not in tensors:
+            raise MalformedError(
+                folder / shard, name, found="no such tensor", allowed="what the index says of this shard"
+            )
+    return tensors, tuple(files)
+
+
+def _by_gguf_name(
+    architecture: Architecture, parameters: HyperParameters, found: dict[str, StoredTensor], path: Path
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The tensors under the names and in the row order that we use between formats, and what was left out.
+
+    path: of the index or the one file, where a tensor is missing.
+    """
+    tensors: dict[str, Tensor] = {}
+    shapes = architecture.shapes(parameters)
+    order = pairs_from_halves(parameters.head_dim)
+    left = dict(found)
+    for ours, theirs in architecture.hf_names(parameters).items():
+        stored = left.pop(theirs, None)
+        if stored is None:
+            raise MalformedError(path, theirs, found="no such tensor", allowed=f"one of shape {shapes[ours]}")
+        _check_info(stored, shapes[ours])
+        renamed = RenamedTensor(stored, ours)
+        tensors[ours] = ReorderedTensor(renamed, order) if architecture.heads_to_reorder(ours, parameters) else renamed
+    dropped = []
+    for name, stored in left.items():
+        if name == _OUTPUT and parameters.tied_embeddings:
+            dropped.append(
+                f"{name} is not read: config.json says that the embedding is the output (tie_word_embeddings)"
+            )
+        elif not name.endswith(_DERIVED):
+            allowed = f"the tensors of a {architecture.NAME} of {parameters.n_layers} layers"
+            raise MalformedError(stored.file.path, name, found="an unknown tensor", allowed=allowed)
+    return tensors, tuple(dropped)
+
+
+def _check_info(stored: StoredTensor, shape: tuple[int, ...]) -> None:
+    info = stored.info
+    if info.shape != shape:
+        raise MalformedError(stored.file.path, info.name, found=f"shape {info.shape}", allowed=f"{shape}")
+    if info.dtype not in _WRITABLE:
+        allowed = ", ".join(dtype.name for dtype in _WRITABLE)
+        raise UnsupportedError(stored.file.path, info.name, found=f"type {info.dtype}", allowed=allowed)
+
+
+def lay_out(checkpoint: Checkpoint, dtype: DType, *, max_shard_bytes: int) -> tuple[OutputFile, ...]:
+    """The folder that transformers opens: config.json, the tokenizer's files, safetensors in one file or in shards.
+
+    dtype: of all weights. max_shard_bytes: of weights in a shard; a tensor that is larger has one for itself. The
+    result depends on the checkpoint's content alone. Raises RefusedError for a dtype that safetensors has no place for.
+    """
+    if dtype not in _WRITABLE:
+        allowed = ", ".join(each.name for each in _WRITABLE)
+        raise RefusedError(f"{checkpoint.path}: safetensors folders are written in {allowed}, not in {dtype}")
+    architecture = by_gguf_name(checkpoint.path, checkpoint.architecture)
+    vocabulary, parameters = checkpoint.vocabulary, checkpoint.hyperparameters
+    texts = {"config.json": _json(_config(architecture, parameters, vocabulary, dtype))}
+    if vocabulary is not None:
+        texts |= vocabulary_files(vocabulary, context_length=parameters.context_length)
+    sources = {theirs: ours for ours, theirs in architecture.hf_names(parameters).items()}
+    infos = [TensorInfo(theirs, dtype, checkpoint.tensors[ours].info.shape) for theirs, ours in sources.items()]
+    shards = _split(infos, max_shard_bytes)
+    if len(shards) > 1:
+        texts["model.safetensors.index.json"] = _json(_index(shards))
+    order = halves_from_pairs(parameters.head_dim)
+    row_orders = {theirs: order for theirs, ours in sources.items() if architecture.heads_to_reorder(ours, parameters)}
+    return (
+        *(OutputFile(name, len(text), text) for name, text in texts.items()),
+        *(_shard(name, shard, sources, row_orders) for name, shard in shards.items()),
+    )
+
+
+def _config(
+    architecture: Architecture, parameters: HyperParameters, vocabulary: Vocabulary | None, dtype: DType
+) -> dict[str, object]:
+    """config.json. `torch_dtype` is the key that every version of transformers reads, the newest calls it `dtype`."""
+    config = architecture.to_config(parameters) | {"torch_dtype": _WRITABLE[dtype]}
+    if vocabulary is not None:
+        ids = {"bos": vocabulary.bos_id, "eos": vocabulary.eos_id, "pad": vocabulary.pad_id}
+        config |= {f"{role}_token_id": token_id for role, token_id in ids.items()}
+    return dict(sorted(config.items()))
+
+
+def _split(infos: Iterable[TensorInfo], max_shard_bytes: int) -> dict[str, list[TensorInfo]]:
+    """Shards by file name, filled in order."""
+    shards: list[list[TensorInfo]] = []
+    room = 0
+    for info in infos:
+        if not shards or info.n_bytes > room:
+            shards.append([])
+            room = max_shard_bytes
+        shards[-1].append(info)
+        room -= info.n_bytes
+    if len(shards) == 1:
+        return {"model.safetensors": shards[0]}
+    return {f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors": shard for i, shard in enumerate(shards)}
+
+
+def _index(shards: Mapping[str, list[TensorInfo]]) -> dict[str, object]:
+    total_size = sum(info.n_bytes for shard in shards.values() for info in shard)
+    where = {info.name: file_name for file_name, shard in shards.items() for info in shard}
+    return {"metadata": {"total_size": total_size}, "weight_map": dict(sorted(where.items()))}
+
+
+def _shard(
+    name: str, infos: list[TensorInfo], sources: Mapping[str, str], row_orders: Mapping[str, tuple[int, ...]]
+) -> OutputFile:
+    head, offsets = safetensors.head(infos, {"format": "pt"})
+    by_name = {info.name: info for info in infos}
+    tensors = tuple(
+        PlacedTensor(by_name[theirs], sources[theirs], offset, row_orders.get(theirs))
+        for theirs, offset in offsets.items()
+    )
+    return OutputFile(name, len(head) + sum(info.n_bytes for info in infos), head, tensors)
+
+
+def _json(value: Mapping[str, object]) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()

@@ -1,0 +1,73 @@
+"""What a file is, by its first bytes: so that a wrong file is called by its name and not merely called broken."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+LENGTH = 512  # bytes that `of` needs to see
+
+
+class Signature(Enum):
+    """The value is how people call it."""
+
+    GGUF = "a GGUF file"
+    GGML = "a GGML file from before GGUF"
+    SAFETENSORS = "a safetensors file"
+    ZIP = "a zip archive"
+    PICKLE = "a pickle"
+    TAR = "a tar archive"
+    NUMPY = "a NumPy array"
+    EXECUTORCH = "an ExecuTorch program"
+    GZIP = "a gzip file"
+    BZIP2 = "a bzip2 file"
+    XZ = "an xz file"
+    ZSTD = "a zstd file"
+    SEVEN_ZIP = "a 7z archive"
+    LFS_POINTER = "a Git LFS pointer, which stands for a file that was not fetched"
+    HTML = "an HTML page"
+    PNG = "a PNG image"
+    JSON = "JSON text"
+
+
+COMPRESSED = frozenset({Signature.GZIP, Signature.BZIP2, Signature.XZ, Signature.ZSTD, Signature.SEVEN_ZIP})
+
+_AT_THE_START = {
+    b"GGUF": Signature.GGUF, b"FUGG": Signature.GGUF,
+    b"lmgg": Signature.GGML, b"fmgg": Signature.GGML, b"tjgg": Signature.GGML, b"algg": Signature.GGML,
+    b"PK\x03\x04": Signature.ZIP, b"PK\x05\x06": Signature.ZIP,
+    b"\x93NUMPY": Signature.NUMPY,
+    b"\x1f\x8b": Signature.GZIP,
+    b"BZh": Signature.BZIP2,
+    b"\xfd7zXZ\x00": Signature.XZ,
+    b"\x28\xb5\x2f\xfd": Signature.ZSTD,
+    b"7z\xbc\xaf\x27\x1c": Signature.SEVEN_ZIP,
+    b"version https://git-lfs": Signature.LFS_POINTER,
+    b"\x89PNG": Signature.PNG,
+}  # fmt: skip
+
+
+def of(head: bytes) -> Signature | None:
+    """The signature in a file's first bytes, None for nothing that we know."""
+    for magic, signature in _AT_THE_START.items():
+        if head.startswith(magic):
+            return signature
+    if head[257:262] == b"ustar":
+        return Signature.TAR
+    if head[4:8] in (b"ET12", b"eh00"):
+        return Signature.EXECUTORCH
+    if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+        return Signature.PICKLE
+    if int.from_bytes(head[:8], "little") <= 100_000_000 and head[8:].lstrip(b" \t\r\n")[:1] == b"{":
+        return Signature.SAFETENSORS
+    text = head.lstrip().lower()
+    if text.startswith((b"<!doctype html", b"<html")):
+        return Signature.HTML
+    return Signature.JSON if text.startswith(b"{") else None
+
+
+def describe(head: bytes) -> str:
+    """The same in words; the bytes themselves where there are none."""
+    signature = of(head)
+    if signature is not None:
+        return signature.value
+    return f"a file that begins with {head[:8]!r}" if head else "an empty file"
