@@ -1,0 +1,296 @@
+"""A hub on loopback that answers as the real one to huggingface_hub and to us, with faults as switches.
+
+    GET  /api/models/<repo>[/revision/<rev>]        what a revision is
+    GET  /api/models/<repo>/tree/<rev>              files with size, git id, LFS digest; in pages
+    GET  /api/models/<repo>/refs                    branches
+    HEAD /<repo>/resolve/<rev>/<path>               X-Repo-Commit, ETag, X-Linked-*
+    GET  the same                                   bytes, with Range
+    GET  /plain/<path>                              a mirror or CDN: bytes alone
+
+Every request is recorded with its headers and the bytes that were sent for it.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+LFS_FROM = 1000  # bytes; smaller files are kept in git itself
+
+
+def git_sha1(data: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+@dataclass
+class Repo:
+    """files: by path. gated: only for `token`. hidden: paths that the listing has and that are not there."""
+
+    name: str
+    files: dict[str, bytes]
+    gated: bool = False
+    token: str = "hf_right"
+    hidden: frozenset[str] = frozenset()
+    listed: list[dict[str, Any]] = field(default_factory=list)  # further entries of the tree, as they are
+
+    @property
+    def commit(self) -> str:
+        content = "".join(f"{path}:{sha256(data)}" for path, data in sorted(self.files.items()))
+        return hashlib.sha1((self.name + content).encode(), usedforsecurity=False).hexdigest()
+
+    def tree(self) -> list[dict[str, Any]]:
+        folders = {path.rpartition("/")[0] for path in self.files if "/" in path}
+        entries: list[dict[str, Any]] = [
+            {
+                "type": "directory",
+                "path": path,
+                "size": 0,
+                "oid": hashlib.sha1(path.encode(), usedforsecurity=False).hexdigest(),
+            }
+            for path in sorted(folders)
+        ]
+        for path, data in sorted(self.files.items()):
+            entry: dict[str, Any] = {"type": "file", "path": path, "size": len(data), "oid": git_sha1(data)}
+            if len(data) >= LFS_FROM:
+                pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:%s\nsize %d\n"
+                text = pointer % (sha256(data).encode(), len(data))
+                entry["oid"] = git_sha1(text)
+                entry["lfs"] = {"oid": sha256(data), "size": len(data), "pointerSize": len(text)}
+            entries.append(entry)
+        return entries + self.listed
+
+
+@dataclass
+class Fault:
+    """What goes wrong with the next `times` transfers of bytes (GET of a file), of paths that hold `path`."""
+
+    times: int = 1_000_000
+    path: str = ""
+    cut_after: int | None = None  # bytes; then the connection is closed
+    flip_at: int | None = None  # offset in the file of the bit that is wrong
+    rate: int | None = None  # bytes per second
+    status: int | None = None
+    headers: dict[str, str] = field(default_factory=dict)  # added, or put in the place of ours
+    redirect: str | None = None  # 302 to there
+    gzip: bool = False
+    ignore_range: bool = False
+    shift_range: int = 0  # the bytes begin so much later than the answer says is asked
+    body: bytes | None = None  # instead of the file
+
+
+@dataclass
+class Request:
+    method: str
+    path: str
+    headers: dict[str, str]  # names in lower case
+    n_sent: int = 0
+
+
+class FakeHub:
+    """repos and plain files that are served; requests that came."""
+
+    def __init__(self) -> None:
+        self.repos: dict[str, Repo] = {}
+        self.plain: dict[str, bytes] = {}
+        self.faults: list[Fault] = []
+        self.requests: list[Request] = []
+        self.page = 1000
+        self.on_sent: Callable[[int], None] = lambda n_bytes: None  # after each piece, with the total of a transfer
+        self._lock = threading.Lock()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
+
+    def add(self, name: str, files: dict[str, bytes], **options: Any) -> Repo:
+        repo = self.repos[name] = Repo(name, files, **options)
+        return repo
+
+    def transfers(self) -> list[Request]:
+        """Requests for the bytes of files."""
+        return [
+            each
+            for each in self.requests
+            if each.method == "GET" and ("/resolve/" in each.path or "/plain/" in each.path)
+        ]
+
+    def n_sent(self) -> int:
+        """Bytes of files that were sent."""
+        return sum(each.n_sent for each in self.transfers())
+
+    def take_fault(self, path: str) -> Fault:
+        with self._lock:
+            for fault in self.faults:
+                if fault.times > 0 and fault.path in path:
+                    fault.times -= 1
+                    return fault
+        return Fault()
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+@contextmanager
+def serving() -> Iterator[FakeHub]:
+    hub = FakeHub()
+    hub.start()
+    try:
+        yield hub
+    finally:
+        hub.stop()
+
+
+def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def handle_one_request(self) -> None:
+            try:
+                super().handle_one_request()
+            except (ConnectionError, TimeoutError):  # a client that was killed, or cut by us
+                self.close_connection = True
+
+        def do_HEAD(self) -> None:
+            self._answer()
+
+        def do_GET(self) -> None:
+            self._answer()
+
+        def _answer(self) -> None:
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            self._request = Request(self.command, self.path, headers)
+            hub.requests.append(self._request)
+            address = urlsplit(self.path)
+            path = unquote(address.path)
+            if path.startswith("/plain/"):
+                data = hub.plain.get(path.removeprefix("/plain/"))
+                return self._error(404) if data is None else self._file(path, data, {"etag": f'"{sha256(data)}"'})
+            is_api = path.startswith("/api/models/")
+            parts = path.removeprefix("/api/models/" if is_api else "/").split("/")
+            repo = hub.repos.get("/".join(parts[:2]))
+            if repo is None:
+                return self._error(401 if is_api else 404, "RepoNotFound", "Repository not found")
+            revision = parts[3] if len(parts) > 3 else "main"
+            if revision not in ("main", repo.commit):
+                return self._error(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+            if is_api:
+                return self._api(repo, parts[2:3], parse_qs(address.query))
+            if parts[2:3] != ["resolve"]:
+                return self._error(404)
+            return self._resolve(repo, "/".join(parts[4:]))
+
+        def _api(self, repo: Repo, kind: list[str], query: dict[str, list[str]]) -> None:
+            if kind == ["refs"]:
+                main = {"name": "main", "ref": "refs/heads/main", "targetCommit": repo.commit}
+                return self._json({"branches": [main], "converts": [], "tags": []})
+            if kind == ["tree"]:
+                start = int(query.get("cursor", ["0"])[0])
+                tree = repo.tree()
+                link = {}
+                if start + hub.page < len(tree):
+                    url = f"{hub.url}{urlsplit(self.path).path}?recursive=true&cursor={start + hub.page}"
+                    link = {"link": f'<{url}>; rel="next"'}
+                return self._json(tree[start : start + hub.page], link)
+            siblings = [{"rfilename": path} for path in sorted(repo.files)]
+            return self._json({
+                "_id": "1", "id": repo.name, "modelId": repo.name, "sha": repo.commit, "private": False,
+                "gated": "manual" if repo.gated else False, "disabled": False, "downloads": 0, "likes": 0,
+                "tags": ["safetensors"], "siblings": siblings, "config": {"model_type": "llama"},
+            })  # fmt: skip
+
+        def _resolve(self, repo: Repo, path: str) -> None:
+            if repo.gated and self._request.headers.get("authorization") != f"Bearer {repo.token}":
+                has_token = "authorization" in self._request.headers
+                return self._error(403 if has_token else 401, "GatedRepo", f"Access to model {repo.name} is restricted")
+            data = repo.files.get(path)
+            commit = {"x-repo-commit": repo.commit}
+            if data is None or path in repo.hidden:
+                return self._error(404, "EntryNotFound", "Entry not found", commit)
+            etag = sha256(data) if len(data) >= LFS_FROM else git_sha1(data)
+            linked = {"x-linked-etag": f'"{etag}"', "x-linked-size": str(len(data))} if len(data) >= LFS_FROM else {}
+            return self._file(self.path, data, {"etag": f'"{etag}"', **commit, **linked})
+
+        def _file(self, path: str, data: bytes, headers: dict[str, str]) -> None:
+            if self.command == "HEAD":
+                return self._send(
+                    200, {**headers, "accept-ranges": "bytes", "content-length": str(len(data))}, b"", Fault()
+                )
+            fault = hub.take_fault(path)
+            if fault.redirect is not None:
+                return self._send(302, {**headers, "location": fault.redirect, "content-length": "0"}, b"", Fault())
+            if fault.status is not None:
+                return self._send(fault.status, {"content-length": "4", **fault.headers}, b"busy", Fault())
+            data = data if fault.body is None else fault.body
+            if fault.flip_at is not None:
+                data = data[: fault.flip_at] + bytes([data[fault.flip_at] ^ 1]) + data[fault.flip_at + 1 :]
+            status, start = 200, 0
+            asked = self._request.headers.get("range", "")
+            if asked.startswith("bytes=") and not fault.ignore_range:
+                start = int(asked.removeprefix("bytes=").partition("-")[0]) + fault.shift_range
+                if start >= len(data):
+                    return self._send(
+                        416, {"content-range": f"bytes */{len(data)}", "content-length": "0"}, b"", Fault()
+                    )
+                status = 206
+                headers = {**headers, "content-range": f"bytes {start}-{len(data) - 1}/{len(data)}"}
+            body = data[start:]
+            if fault.gzip:
+                body = gzip.compress(body)
+                headers = {**headers, "content-encoding": "gzip"}
+            headers = {**headers, "accept-ranges": "bytes", "content-length": str(len(body)), **fault.headers}
+            return self._send(status, headers, body, fault)
+
+        def _send(self, status: int, headers: dict[str, str], body: bytes, fault: Fault) -> None:
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            step = 64 * 1024 if fault.rate is None else max(1, fault.rate // 20)
+            end = len(body) if fault.cut_after is None else min(len(body), fault.cut_after)
+            for start in range(0, end, step):
+                piece = body[start : min(end, start + step)]
+                self.wfile.write(piece)
+                self._request.n_sent += len(piece)
+                hub.on_sent(self._request.n_sent)
+                if fault.rate is not None:
+                    time.sleep(len(piece) / fault.rate)
+            if end < len(body):
+                self.wfile.flush()
+                self.connection.shutdown(socket.SHUT_WR)
+                self.close_connection = True
+
+        def _json(self, value: object, headers: dict[str, str] | None = None) -> None:
+            body = json.dumps(value).encode()
+            kind = {"content-type": "application/json", "content-length": str(len(body))}
+            self._send(200, {**kind, **(headers or {})}, body, Fault())
+
+        def _error(self, status: int, code: str = "", message: str = "", headers: dict[str, str] | None = None) -> None:
+            body = json.dumps({"error": message or "Not found"}).encode()
+            told = {"content-type": "application/json", "content-length": str(len(body)), **(headers or {})}
+            if code:
+                told |= {"x-error-code": code, "x-error-message": message}
+            self._send(status, told, body if self.command == "GET" else b"", Fault())
+
+    return Handler
