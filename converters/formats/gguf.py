@@ -82,13 +82,15 @@ def _check_whole_model(fields: Fields, n_tensors: int) -> None:
     kind = fields.string("general.type", default="model")
     if kind != "model":
         raise UnsupportedError(fields.path, "general.type", found=kind, allowed="model")
-    n_files = fields.integer("split.count", minimum=0, default=1)
     # llama-gguf-split leaves its keys in what it merges, with a count of 0.
-    if n_files > 1 or fields.integer("split.tensors.count", minimum=0, default=n_tensors) != n_tensors:
-        found = (
-            f"a shard of {n_files}" if n_files > 1 else f"{n_tensors} of {fields.values['split.tensors.count']} tensors"
-        )
+    n_files = fields.integer("split.count", minimum=0, default=1)
+    if n_files > 1:
+        found = f"a shard of {n_files}"
         raise UnsupportedError(fields.path, "split.count", found=found, allowed="a model in one file")
+    n_in_all = fields.integer("split.tensors.count", minimum=0, default=n_tensors)
+    if n_in_all != n_tensors:
+        found = f"{n_in_all}, and {n_tensors} tensors in the file"
+        raise UnsupportedError(fields.path, "split.tensors.count", found=found, allowed="a model in one file")
 
 
 def _check_shapes(

@@ -16,9 +16,10 @@ import numpy.typing as npt
 from converters.errors import MalformedError, RefusedError, UnsupportedError, shown
 from converters.input_file import InputFile
 
-# Budgets, far above any model that we know of: 40 MB of header, a million strings.
-MOST_HEADER_BYTES = 128 * 2**20
-MOST_STRINGS = 2**22  # in arrays, all together
+# Budgets: 262,144 tokens with scores and merges, the largest vocabulary that we know of, take about 20 MB and 800,000
+# strings. What Python makes of text is up to six times as large as the bytes.
+MOST_HEADER_BYTES = 64 * 2**20
+MOST_STRINGS = 2**21  # in arrays, all together
 
 _WINDOW = 2**20  # bytes read at a time
 _U32 = struct.Struct("<I")
@@ -74,6 +75,7 @@ class Cursor:
         return MalformedError(self.file.path, field, offset=offset, found=found, allowed=allowed)
 
     def take(self, n_bytes: int, field: str) -> bytes:
+        """The next bytes. Raises MalformedError naming field where the file, or the budget, has fewer."""
         if self._at + n_bytes > len(self._window):
             self._refill(n_bytes, field)
         start = self._at
@@ -101,6 +103,7 @@ class Cursor:
         return int(_U64.unpack(self.take(8, field))[0])
 
     def value_type(self, field: str, of: str) -> ValueType:
+        """A type's number. of: whose type it is, for the message."""
         offset = self.offset
         number = self.u32(field)
         try:
@@ -145,6 +148,7 @@ class Cursor:
         return tuple(texts)
 
     def numbers(self, field: str, kind: ValueType, count: int) -> npt.NDArray[np.generic]:
+        """So many numbers or booleans, as an array that cannot be written."""
         offset, dtype = self.offset, _NUMBERS[kind]
         data = self.take(count * dtype.itemsize, field)
         if kind is ValueType.BOOL:
@@ -156,6 +160,7 @@ class Cursor:
         return np.frombuffer(data, dtype)
 
     def array(self, key: str) -> tuple[ValueType, Value]:
+        """The type of an array's elements, and the elements."""
         offset = self.offset
         kind = self.value_type(f"{key}.type", f"the elements of {key}")
         if kind is ValueType.ARRAY:

@@ -171,7 +171,7 @@ BAD: list[tuple[str, Gguf, str]] = [
     ("G48 adapter", llama(type=string("general.type", "adapter")), "general.type"),
     ("G48 control vector", llama(architecture=string("general.architecture", "controlvector")), "general.architecture"),
     ("G39 shard", more(key("split.count", 2, b"\3\0")), "split.count"),
-    ("G39 shard that calls itself one", more(uint32("split.tensors.count", 99)), "split.count"),
+    ("G39 shard that calls itself one", more(uint32("split.tensors.count", 99)), "split.tensors.count"),
     ("tensor missing", without("blk.0.ffn_up.weight"), "blk.0.ffn_up.weight"),
     ("embedding missing", without("token_embd.weight"), "token_embd.weight"),
     ("tensor transposed", reshaped("blk.0.attn_k.weight", (32, 16)), "blk.0.attn_k.weight"),
