@@ -1,0 +1,142 @@
+"""From what a user typed to a place on this disk, without the network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from converters.errors import shown
+from distro import catalog
+from distro.errors import NotFoundError, UsageError
+from distro.manifest import Model, fold
+from distro.reference import (
+    HubReference,
+    MagnetReference,
+    NamedReference,
+    PathReference,
+    Reference,
+    TorrentReference,
+    parse_reference,
+)
+from distro.store import Store
+
+if TYPE_CHECKING:
+    from distro.cli import Session
+    from distro.receipt import Receipt
+
+
+@dataclass(frozen=True)
+class Local:
+    """A model on this disk. path: to open. model, variant: its names in the store, None for a path of the user's own.
+
+    published: the model as manifests describe it, None where none does.
+    """
+
+    path: Path
+    model: str | None = None
+    variant: str | None = None
+    published: Model | None = None
+
+    def declares(self, variant: str) -> bool:
+        """Whether that is the name of something published, so that nothing made here may bear it."""
+        return self.published is not None and self.published.variant(variant) is not None
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A variant in the store, with the receipt that says what it is."""
+
+    folder: Path
+    receipt: Receipt
+    published: Model | None
+
+    @property
+    def name(self) -> str:
+        return f"{self.receipt.model}:{self.receipt.variant}"
+
+    @property
+    def path(self) -> Path:
+        """What to open: the only file, or the only GGUF among others, or the folder."""
+        names = list(self.receipt.files)
+        weights = [name for name in names if name.endswith(".gguf")]
+        if len(names) == 1 or len(weights) == 1:
+            return self.folder / (weights or names)[0]
+        return self.folder
+
+
+def local(session: Session, text: str) -> Local:
+    """A path that exists, or a variant that is in the store. Raises NotFoundError that says how to fetch it."""
+    reference = parse_reference(text)
+    if isinstance(reference, PathReference) and reference.path.suffix != ".toml":
+        return Local(_existing(reference.path))
+    try:
+        found = stored(session, reference)
+    except NotFoundError:
+        if isinstance(reference, NamedReference) and Path(text).exists():
+            return Local(Path(text))
+        raise
+    return Local(found.path, found.receipt.model, found.receipt.variant, found.published)
+
+
+def local_path(session: Session, text: str) -> Path:
+    """The path alone of what `local` finds."""
+    return local(session, text).path
+
+
+def stored(session: Session, reference: Reference) -> Stored:
+    """The variant in the store that a reference means. Raises NotFoundError, UsageError."""
+    store = Store(session.settings.home)
+    model, variant, published = _names(session, store, reference)
+    here = [name for each, name in store.variants() if each == model]
+    if variant is None and len(here) == 1:
+        variant = here[0]
+    wanted = next((name for name in here if variant is not None and _means(variant, name, reference)), None)
+    receipt = None if wanted is None else store.receipt(model, wanted)
+    if wanted is None or receipt is None:
+        raise _not_here(reference, model, here)
+    return Stored(store.folder(model, wanted), receipt, published)
+
+
+def _names(session: Session, store: Store, reference: Reference) -> tuple[str, str | None, Model | None]:
+    """(model, variant, the model as published); the variant is None where only the store can tell."""
+    match reference:
+        case NamedReference(name, variant):
+            try:
+                _, published = catalog.load(session.settings).find(name)
+            except NotFoundError:
+                made_here = next((each for each, _ in store.variants() if fold(each) == fold(name)), None)
+                if made_here is None:
+                    raise
+                return made_here, variant, None
+            return published.name, variant or published.default, published
+        case HubReference(repo, revision):
+            return repo, revision, None
+        case MagnetReference(_, infohash):
+            return f"torrent-{infohash[:16]}", None, None
+        case TorrentReference(location) if not location.startswith("https://"):
+            from distro.swarm import torrents
+
+            return f"torrent-{torrents.read(_existing(Path(location))).infohash[:16]}", None, None
+        case PathReference():
+            resolved = catalog.load(session.settings).resolve(reference)
+            return resolved.model.name, resolved.variant.name, resolved.model
+    raise UsageError(f"{shown(str(reference))}: only `distro fetch` can open this; then use the name that it gives")
+
+
+def _means(variant: str, name: str, reference: Reference) -> bool:
+    if isinstance(reference, HubReference):  # its variants are named after the first digits of a commit
+        return variant.startswith(name) or (len(variant) >= 7 and name.startswith(variant))
+    return fold(variant) == fold(name)
+
+
+def _not_here(reference: Reference, model: str, here: Sequence[str]) -> NotFoundError:
+    others = f"; of this model there are {', '.join(here)}" if here else ""
+    return NotFoundError(f"{shown(str(reference))}: not here, `distro fetch {shown(str(reference))}` brings it{others}")
+
+
+def _existing(path: Path) -> Path:
+    if not path.exists():
+        raise NotFoundError(f"{shown(str(path))}: no such file or folder")
+    return path

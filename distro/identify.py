@@ -1,0 +1,67 @@
+"""Which published file some bytes are: a file of the user's own, looked up by digest in all manifests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from distro.catalog import Catalog
+from distro.digest import KINDS, WEAK, digest_file
+from distro.manifest import File
+from distro.progress import Bar
+from distro.verify import Status, Verdict, check
+
+# Only these are named after what they hold; every other model has a `model.safetensors` too.
+_TELLING_SUFFIXES = (".gguf", ".tar")
+
+
+@dataclass(frozen=True)
+class Known:
+    """A file of a manifest, and the variant (`llama-13b:pth`) that it belongs to."""
+
+    variant: str
+    file: File
+
+
+def known_files(catalog: Catalog) -> list[Known]:
+    """Every file of every manifest. Raises MalformedManifestError."""
+    return [
+        Known(f"{model.name}:{variant.name}", file)
+        for _, model in catalog.models()
+        for variant in model.variants
+        for file in variant.files
+    ]
+
+
+def identify(path: Path, known: list[Known], bar: Bar | None = None) -> tuple[Verdict, list[Known]]:
+    """What a file is, over one read: a verdict, and every place in the manifests that has these bytes.
+
+    UNPROVEN where no manifest knows them; WRONG where the file bears the telling name of one file and is not it.
+    Raises OSError.
+    """
+    size = path.stat().st_size
+    candidates = [each for each in known if each.file.size in (None, size)]
+    wanted = {kind for each in candidates for kind in KINDS if getattr(each.file, kind)}
+    found = digest_file(path, wanted, bar) if wanted else {}
+    for kind in (kind for kind in KINDS if kind in found):
+        same = [each for each in candidates if getattr(each.file, kind) == found[kind]]
+        if same:
+            status = Status.WEAK if kind in WEAK else Status.OK
+            return Verdict(path, status, kind, found[kind], found[kind]), same
+    claimed = [each for each in known if each.file.path.rpartition("/")[2] == path.name]
+    if len(claimed) == 1 and path.name.endswith(_TELLING_SUFFIXES):
+        return check(path, claimed[0].file), claimed
+    return Verdict(path, Status.UNPROVEN), []
+
+
+def files_below(path: Path) -> Iterator[Path]:
+    """The file itself, or the regular files of a folder, by name; links are followed for files, not for folders."""
+    if not path.is_dir():
+        yield path
+        return
+    for entry in sorted(path.iterdir()):
+        if entry.is_dir() and not entry.is_symlink() and not entry.name.startswith("."):
+            yield from files_below(entry)
+        elif entry.is_file() and not entry.name.startswith("."):
+            yield entry
