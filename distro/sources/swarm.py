@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from converters.errors import shown
 from distro.config import Settings
-from distro.errors import DiskFullError, SourceError, StorageError, WrongBytesError
+from distro.errors import DiskFullError, NotThereError, SourceError, StorageError, WrongBytesError
 from distro.manifest import File, Variant
 from distro.progress import Bar
 from distro.sources.base import Source
@@ -241,14 +241,14 @@ def _is_magnet(reference: str) -> bool:
 def _find(torrent: Torrent, file: File) -> TorrentFile:
     """The torrent's file that a manifest means: the same path, else the one that ends in it.
 
-    Raises SourceError if it has none, WrongBytesError if it has another size or v2 digest.
+    Raises NotThereError if it has none, WrongBytesError if it has another size or v2 digest.
     """
     same = [each for each in torrent.files if each.path == file.path]
     below = [each for each in torrent.files if each.path.endswith("/" + file.path)]
     found = same or below
     if len(found) != 1:
-        raise SourceError(
-            f"torrent {shown(torrent.name)}", f"{shown(file.path)}: {len(found) or 'no'} such files in it"
+        raise NotThereError(
+            f"torrent {torrent.infohash[:16]}", f"{shown(file.path)}: {len(found) or 'no'} such file in it"
         )
     if file.size not in (None, found[0].size):
         raise WrongBytesError(file.path, "size in the torrent", f"{found[0].size} bytes", f"{file.size} bytes")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from converters.errors import ChangedError, MissingError, shown
 from distro.errors import StorageError, UsageError
+from distro.progress import Bar, Progress
 from distro.swarm.session import Session, open_session
 from distro.swarm.torrents import Torrent
 
@@ -64,12 +65,12 @@ def seed(
     *,
     ready: Callable[[Share, str], None],
     stop: threading.Event,
-    tick: Callable[[int, int], None] = lambda n_uploaded, n_peers: None,
+    progress: Progress,
 ) -> list[Served]:
     """Serve until `stop` is set, the time is over, or no torrent is left. Gives what was sent, in the given order.
 
-    ready: called for each share once it is served, with the listening address. tick: called now and then with payload
-    bytes sent so far and peers connected, over all torrents.
+    ready: called for each share once it is served, with the address that peers find it at. A torrent that has to stop
+    before is said at once.
     Raises CannotCreateError where nothing can listen; UsageError for DHT with a private torrent.
     """
     if manners.dht and any(share.torrent.private for share in shares):
@@ -77,22 +78,17 @@ def seed(
     with open_session(
         interface=manners.interface, port=manners.port, dht=manners.dht, local=bool(manners.trackers)
     ) as session:
-        running = [_Running(share, manners, session) for share in shares]
+        running = [_Running(share, manners, session, progress) for share in shares]
         for each in running:
             ready(each.share, session.address)
-        _serve(running, session, manners, stop, tick)
+        with progress.bar("sent", None) as bar:
+            _serve(running, session, manners, stop, bar)
     return [Served(each.share.label, each.uploaded, each.trouble) for each in running]
 
 
-def _serve(
-    running: Sequence[_Running],
-    session: Session,
-    manners: Manners,
-    stop: threading.Event,
-    tick: Callable[[int, int], None],
-) -> None:
+def _serve(running: Sequence[_Running], session: Session, manners: Manners, stop: threading.Event, bar: Bar) -> None:
     end = None if manners.duration_s is None else time.monotonic() + manners.duration_s
-    recheck = time.monotonic()
+    recheck, n_shown = time.monotonic(), 0
     while not stop.is_set() and any(each.is_on for each in running) and (end is None or time.monotonic() < end):
         if time.monotonic() >= recheck:
             for each in running:
@@ -102,14 +98,17 @@ def _serve(
             for each in running:
                 each.hear(alert)
         n_peers = sum(each.look(manners.ratio) for each in running)
-        tick(sum(each.uploaded for each in running), n_peers)
+        n_uploaded = sum(each.uploaded for each in running)
+        bar.advance(n_uploaded - n_shown)
+        bar.note(f"peers {n_peers}")
+        n_shown = n_uploaded
 
 
 class _Running:
     """A share that is served, until it is stopped."""
 
-    def __init__(self, share: Share, manners: Manners, session: Session) -> None:
-        self.share, self._session = share, session
+    def __init__(self, share: Share, manners: Manners, session: Session, progress: Progress) -> None:
+        self.share, self._session, self._progress = share, session, progress
         self.uploaded = 0
         self.trouble: Exception | None = None
         self.is_on = True
@@ -151,6 +150,8 @@ class _Running:
         if self.is_on:
             self.is_on = False
             self.trouble = trouble
+            if trouble is not None:
+                self._progress.say(str(trouble))
             self.uploaded = self._handle.status().total_payload_upload
             self._session.remove(self._handle)
 

@@ -9,13 +9,14 @@ name, are not dialled unless the user named one or the session itself is local.
 from __future__ import annotations
 
 import ipaddress
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from converters.errors import shown
-from distro.errors import CannotCreateError
+from distro.errors import CannotCreateError, UsageError
 from distro.swarm.torrents import require_libtorrent
 
 if TYPE_CHECKING:
@@ -42,8 +43,9 @@ class Session:
 
     @property
     def address(self) -> str:
-        """`host:port` as a peer is named. A session that listens everywhere says so: `0.0.0.0`."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        """`host:port` where peers find it; if it listens everywhere, by this machine's address towards the world."""
+        host = _outward_address() if ipaddress.ip_address(self.host).is_unspecified else self.host
+        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
 
     def add(self, params: lt.add_torrent_params) -> lt.torrent_handle:
         """Start a torrent. It is ours to steer: libtorrent's queue never pauses it.
@@ -100,6 +102,10 @@ def open_session(
     require_libtorrent()
     import libtorrent as lt
 
+    try:
+        ipaddress.ip_address(interface)
+    except ValueError as error:
+        raise UsageError(f"--interface: found {shown(interface)}, allowed an IP address of this machine") from error
     session = lt.session(_settings(interface, port, dht=dht))
     try:
         _await_listening(session, f"{interface}:{port}")
@@ -175,3 +181,13 @@ def _is_local(host: str) -> bool:
     except ValueError:
         return host == "localhost"
     return address.is_loopback or address.is_link_local
+
+
+def _outward_address() -> str:
+    """The address that packets to the world would leave from; nothing is sent. Loopback where there is no way out."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # RFC 5737: an address that nobody has
+        except OSError:
+            return "127.0.0.1"
+        return str(probe.getsockname()[0])

@@ -26,7 +26,7 @@ import hashlib
 import ipaddress
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -127,6 +127,15 @@ class Torrent:
             parts[b"url-list"] = lt.bencode([url.encode() for url in self.web_seeds])
         return b"d" + b"".join(lt.bencode(key) + parts[key] for key in sorted(parts)) + b"e"
 
+    def as_private(self) -> Torrent:
+        """The same files for named peers and trackers alone (BEP 27), named by content as well."""
+        import libtorrent as lt
+
+        info: Any = lt.bdecode(self.info)
+        info[b"private"] = 1
+        private = _named_by_content(info, self.name, self.piece_layers)
+        return replace(private, trackers=self.trackers, web_seeds=self.web_seeds)
+
     def v1_companion(self) -> Torrent:
         """The same pieces for clients that know only v1. Raises UsageError for a torrent without a v1 part."""
         import libtorrent as lt
@@ -173,10 +182,15 @@ def require_libtorrent() -> None:
 
 
 def make(
-    path: Path, *, piece_length: int | None = None, private: bool = False, progress: Progress | None = None
+    path: Path,
+    *,
+    only: Collection[str] | None = None,
+    piece_length: int | None = None,
+    progress: Progress | None = None,
 ) -> Torrent:
     """The hybrid torrent of a folder or of one file.
 
+    only: relative paths of the folder's files that count, by default all `model_files`.
     piece_length: bytes, a power of two from 16 KiB to 16 MiB; by default `piece_length_for` the total size.
     Raises NotFoundError where there is nothing to share, UsageError for a piece length that is not allowed,
     MalformedManifestError for a name that other machines could not store, ChangedError if a file changed meanwhile.
@@ -184,7 +198,7 @@ def make(
     require_libtorrent()
     import libtorrent as lt
 
-    files = model_files(path)
+    files = model_files(path, only)
     before = {name: _stamp(file) for name, file in files.items()}
     total = sum(size for size, _ in before.values())
     if not total:
@@ -194,7 +208,6 @@ def make(
     entries = [lt.create_file_entry(f"{_FOLDER}/{name}", size) for name, (size, _) in before.items()]
     flags = lt.create_torrent.canonical_files_no_tail_padding | lt.create_torrent.no_attributes
     creation = lt.create_torrent(entries, piece_length, flags)
-    creation.set_priv(private)
     with (progress or Silent()).bar(f"hashing {path.name}", total) as bar:
         _hash(creation, path, bar.advance)
     for name, stamp in before.items():
@@ -202,10 +215,15 @@ def make(
             raise ChangedError(files[name], "size or time")
 
     metainfo: Any = creation.generate()
-    info = metainfo[b"info"]
+    return _named_by_content(metainfo[b"info"], str(path), metainfo[b"piece layers"])
+
+
+def _named_by_content(info: Any, where: str, piece_layers: Mapping[bytes, bytes]) -> Torrent:
+    import libtorrent as lt
+
     del info[b"name"]
     info[b"name"] = hashlib.sha256(lt.bencode(info)).hexdigest()[:16].encode()
-    return from_info(lt.bencode(info), str(path), piece_layers=metainfo[b"piece layers"])
+    return from_info(lt.bencode(info), where, piece_layers=piece_layers)
 
 
 def piece_length_for(total: int) -> int:
@@ -216,9 +234,10 @@ def piece_length_for(total: int) -> int:
     return piece_length
 
 
-def model_files(path: Path) -> dict[str, Path]:
+def model_files(path: Path, only: Collection[str] | None = None) -> dict[str, Path]:
     """The files that belong to a model, by relative path, in the order of a torrent.
 
+    only: take these and look for no others.
     Left out: hidden files, the receipt, part files, links that lead out of the folder, whatever is no regular file.
     A path that is a file is a folder of one.
     """
@@ -226,6 +245,8 @@ def model_files(path: Path) -> dict[str, Path]:
         return {_judged_name(path.name, path): path}
     if not path.is_dir():
         raise NotFoundError(f"{shown(str(path))}: no such file or folder")
+    if only is not None:
+        return {_judged_name(name, path): path / name for name in sorted(only, key=_torrent_order)}
     root = path.resolve()
     found = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if _belongs(file, path, root)}
     return {_judged_name(name, path): found[name] for name in sorted(found, key=_torrent_order)}

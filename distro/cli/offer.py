@@ -1,0 +1,101 @@
+"""What `torrent` and `seed` take: a model in the store or a path, and whether it may be passed on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from converters.errors import shown
+from distro import catalog
+from distro.cli.resolve import Stored, local, stored
+from distro.errors import NotFoundError, WrongBytesError
+from distro.manifest import File, License
+from distro.receipt import Receipt
+from distro.reference import NamedReference, PathReference, Reference, parse_reference
+from distro.store import Store
+from distro.verify import Status, check
+
+if TYPE_CHECKING:
+    from distro.cli import Session
+
+
+@dataclass(frozen=True)
+class Offer:
+    """Files to share. names: those of the folder that count, None for all that belong to a model.
+
+    label: for people and file names. receipt: what the files are to be, None for a path of the user's own.
+    restriction: why they may not be passed on without a right to, None where nothing speaks against it.
+    license: None where nobody wrote one down.
+    """
+
+    path: Path
+    label: str
+    reference: Reference
+    receipt: Receipt | None = None
+    license: License | None = None
+    restriction: str | None = None
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        return None if self.receipt is None else tuple(self.receipt.files)
+
+
+def offer(session: Session, text: str) -> Offer:
+    """Raises NotFoundError, UsageError; for a torrent as reference its files in the store."""
+    reference = parse_reference(text)
+    found = _in_store(session, reference, text)
+    if found is None:
+        path = local(session, text).path
+        return Offer(path, path.resolve().name, reference)
+    license_, restriction = _rights(session, found)
+    label = f"{found.receipt.model}-{found.receipt.variant}".replace("/", "--")
+    return Offer(found.folder, label, reference, found.receipt, license_, restriction)
+
+
+def verify(session: Session, offered: Offer) -> None:
+    """Prove the files of the store by their receipt. Raises NotFoundError, WrongBytesError."""
+    if offered.receipt is None:
+        return
+    with session.progress.bar(f"verifying {offered.label}", offered.receipt.size) as bar:
+        for name, entry in offered.receipt.files.items():
+            verdict = check(offered.path / name, File(name, entry.size, entry.sha256), bar)
+            if verdict.status == Status.MISSING:
+                raise NotFoundError(f"{shown(str(verdict.path))}: not here any more")
+            if not verdict.is_right:
+                raise WrongBytesError(
+                    verdict.path, verdict.kind or "file", verdict.found or "?", verdict.expected or "?"
+                )
+
+
+def _in_store(session: Session, reference: Reference, text: str) -> Stored | None:
+    """The variant that is meant; a path into the store means the variant that lies there."""
+    if not isinstance(reference, PathReference) or reference.path.suffix == ".toml":
+        try:
+            return stored(session, reference)
+        except NotFoundError:
+            if Path(text).exists() and not text.endswith(".torrent"):
+                return None
+            raise
+    store = Store(session.settings.home)
+    path = reference.path.resolve()
+    for model, variant in store.variants():
+        if path.is_relative_to(store.folder(model, variant).resolve()):
+            return stored(session, NamedReference(model, variant))
+    return None
+
+
+def _rights(session: Session, found: Stored) -> tuple[License | None, str | None]:
+    """(the licence, what speaks against passing it on)"""
+    model, variant = found.receipt.model, found.receipt.variant
+    if found.published is None:
+        # Who fetched from a swarm knows that it is public; a repository may have been opened by a token.
+        unknown = None if model.startswith("torrent-") else "nobody wrote down whether it may be passed on"
+        return None, unknown
+    family, _ = catalog.load(session.settings).find(model)
+    declared = found.published.variant(variant)
+    # What was made here from a gated model is as gated as its source.
+    gated = declared.gated if declared else any(each.gated for each in found.published.variants)
+    if family.license.redistribution == "forbidden":
+        return family.license, f"its licence, {shown(family.license.id)}, forbids passing it on"
+    return family.license, "its publisher gives it only to those who agree to terms" if gated else None
