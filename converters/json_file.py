@@ -51,7 +51,7 @@ def parse(path: Path | str, data: bytes, *, field: str = "JSON") -> dict[str, ob
     except json.JSONDecodeError as error:
         found = text[error.pos : error.pos + 20] or "the end"
         raise MalformedError(
-            path, field, offset=_line_and_column(text, error.pos), found=found, allowed=error.msg
+            path, field, offset=_line_and_column(text, error.pos), found=found, allowed=f"JSON ({error.msg})"
         ) from None
     except (_BrokenRule, RecursionError, UnicodeEncodeError):
         position, found, allowed = _first_broken_rule(text)
