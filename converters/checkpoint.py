@@ -13,15 +13,9 @@ from converters.input_file import InputFile
 from converters.tensors import Tensor
 from converters.tokenizers.vocabulary import Vocabulary
 
-
-@dataclass(frozen=True)
-class Card:
-    """What the model says of itself: carried along, never interpreted."""
-
-    name: str | None = None
-    license: str | None = None
-    languages: tuple[str, ...] = ()
-    tags: tuple[str, ...] = ()
+# What a model says of itself (name, license, organization, tags, …), by GGUF's words for it without "general.";
+# carried along, never interpreted.
+Card = Mapping[str, str | int | tuple[str, ...]]
 
 
 @dataclass
@@ -40,7 +34,7 @@ class Checkpoint:
     vocabulary: Vocabulary | None
     tensors: Mapping[str, Tensor]
     files: tuple[InputFile, ...]
-    card: Card = field(default_factory=Card)
+    card: Card = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
     @property

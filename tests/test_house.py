@@ -30,6 +30,9 @@ def _name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+NAMES = {_name(path) for path in MODULES}
+
+
 def _imports(path: Path, *, anywhere: bool) -> Iterator[str]:
     """Modules that a file imports: at the top only, or in functions too. Imports for types alone do not count."""
     tree = ast.parse(path.read_text())
@@ -39,8 +42,9 @@ def _imports(path: Path, *, anywhere: bool) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: we import by full names"
-            yield node.module or ""
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            for alias in node.names:  # `from package import module` means the module
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in NAMES else node.module or ""
 
 
 def test_converters_know_nothing_of_distro() -> None:

@@ -30,6 +30,8 @@ NAME = "gguf"
 # How quantized blocks are laid out: GGML_QNT_VERSION in ggml.h.
 _QUANTIZATION_VERSION = 2
 _MOST_SHOWN = 4
+# Keys of `general.` that are about the file and not about the model: each result has its own.
+_OF_THE_FILE = {"architecture", "type", "file_type", "quantization_version", "alignment"}
 
 
 def sniff(path: Path) -> bool:
@@ -123,19 +125,13 @@ def _check_rows(fields: Fields, vocabulary: Vocabulary | None, parameters: Hyper
 
 
 def _card(fields: Fields) -> Card:
-    return Card(
-        name=fields.string("general.name") if "general.name" in fields else None,
-        license=fields.string("general.license") if "general.license" in fields else None,
-        languages=_texts(fields, "general.languages"),
-        tags=_texts(fields, "general.tags"),
-    )
-
-
-def _texts(fields: Fields, key: str) -> tuple[str, ...]:
-    value = fields.values.get(key, ())
-    if not isinstance(value, tuple):
-        raise fields.error(key, value, "an array of STRING")
-    return value
+    """Every `general.` key that is text or a number, but for those that say how the file itself is made."""
+    about: dict[str, str | int | tuple[str, ...]] = {}
+    for key, value in fields.values.items():
+        word = key.removeprefix("general.")
+        if key.startswith("general.") and word not in _OF_THE_FILE and isinstance(value, (str, int, tuple)):
+            about[word] = value
+    return about
 
 
 def lay_out(
@@ -181,10 +177,9 @@ def _check_dtype(info: TensorInfo) -> None:
 def _metadata(
     checkpoint: Checkpoint, architecture: Architecture, infos: Iterable[TensorInfo], file_type: int
 ) -> dict[str, object]:
-    card, vocabulary = checkpoint.card, checkpoint.vocabulary
+    vocabulary = checkpoint.vocabulary
     metadata: dict[str, object] = {"general.architecture": architecture.NAME, "general.type": "model"}
-    about = {"name": card.name, "license": card.license, "tags": card.tags, "languages": card.languages}
-    metadata |= {f"general.{key}": value for key, value in about.items() if value}
+    metadata |= {f"general.{word}": value for word, value in checkpoint.card.items() if value != ()}
     metadata |= architecture.to_gguf(checkpoint.hyperparameters)
     metadata["general.file_type"] = file_type
     if vocabulary is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -28,7 +29,7 @@ app = typer.Typer(
 )
 
 # Commands of the plan that are still to come: they say so instead of being unknown.
-_PLANNED = ("serve", "export", "doctor", "imatrix")
+_PLANNED = ("inspect", "serve", "export", "doctor", "imatrix")
 
 
 def _show_version(wanted: bool) -> None:
@@ -62,13 +63,31 @@ class Session:
 
 
 def _register() -> None:
+    """Add every command to the app, in the order of a model's way through the house."""
+    from distro.cli import compare, convert, fetch, gc, ls, manifest, rm, run, seed, show, torrent, verify
+
+    app.command("ls")(ls.ls)
+    app.command("list", hidden=True)(ls.ls)
+    app.command("show")(show.show)
+    app.command("fetch")(fetch.fetch)
+    app.command("pull", hidden=True)(fetch.fetch)
+    app.command("download", hidden=True)(fetch.fetch)
+    app.command("verify")(verify.verify)
+    app.command("convert")(convert.convert)
+    app.command("run")(run.run)
+    app.command("compare")(compare.compare)
+    app.command("torrent")(torrent.torrent)
+    app.command("seed")(seed.seed)
+    app.add_typer(manifest.app, name="manifest")
+    app.command("rm")(rm.rm)
+    app.command("gc")(gc.gc)
     for name in _PLANNED:
         app.command(name, hidden=True, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})(
             _not_built(name)
         )
 
 
-def _not_built(name: str):  # type: ignore[no-untyped-def]
+def _not_built(name: str) -> Callable[[typer.Context], None]:
     def command(context: typer.Context) -> None:
         raise NotBuiltError(f"distro {name}")
 

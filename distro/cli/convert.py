@@ -29,7 +29,9 @@ def convert(
     name: Annotated[str, typer.Option("--name", help="Name of the new variant (default: its type).")] = "",
     threads: Annotated[int, typer.Option("--threads", min=1, help="Default: one for each core.")] = os.cpu_count() or 1,
     check: Annotated[bool, typer.Option("--check/--no-check", help="Prove the result against its source.")] = True,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its exact size; make nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan and the exact size only.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Convert and quantize in one pass, and check that the result still speaks."""
@@ -82,26 +84,29 @@ def _recipe(to: str, quant: str, *, stored: set[str]) -> Recipe:
 
 
 def _print_plan(plan: Plan, threads: int, *, as_json: bool) -> None:
-    tensors = [
-        {
-            "name": work.placed.info.name,
-            "file": work.file.path,
-            "offset": work.placed.offset_in_file,
-            "size": work.placed.info.n_bytes,
-            "type": work.placed.info.dtype.name,
-            "shape": list(work.placed.info.shape),
-            "input": work.input.origin,
-            "steps": list(work.steps),
-        }
-        for work in plan.work
-    ]
     if as_json:
+        tensors = [
+            {
+                "name": work.placed.info.name,
+                "file": work.file.path,
+                "offset": work.placed.offset_in_file,
+                "size": work.placed.info.n_bytes,
+                "type": work.placed.info.dtype.name,
+                "shape": list(work.placed.info.shape),
+                "input": work.input.origin,
+                "steps": list(work.steps),
+            }
+            for work in plan.work
+        ]
         files = [{"path": file.path, "size": file.size} for file in plan.files]
         memory = plan.memory_bytes(threads)
         console.result_json({"size": plan.size, "memory": memory, "files": files, "tensors": tensors})
         return
-    rows = [[str(t["name"]), "x".join(map(str, t["shape"])), str(t["type"]), str(t["size"]), ", ".join(t["steps"])]
-            for t in tensors]  # fmt: skip
+    rows = [
+        [info.name, "x".join(map(str, info.shape)), info.dtype.name, str(info.n_bytes), ", ".join(work.steps)]
+        for work in plan.work
+        for info in [work.placed.info]
+    ]
     console.table(["tensor", "shape", "type", "bytes", "steps"], rows, right=[3])
     for file in plan.files:
         console.result(f"{file.path}: {file.size} bytes")
