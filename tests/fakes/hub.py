@@ -271,8 +271,8 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             end = len(body) if fault.cut_after is None else min(len(body), fault.cut_after)
             for start in range(0, end, step):
                 piece = body[start : min(end, start + step)]
+                self._request.n_sent += len(piece)  # before, so that whoever has the bytes finds them counted
                 self.wfile.write(piece)
-                self._request.n_sent += len(piece)
                 hub.on_sent(self._request.n_sent)
                 if fault.rate is not None:
                     time.sleep(len(piece) / fault.rate)
