@@ -214,6 +214,8 @@ def _equal(name: str, source: object, result: object) -> Finding:
 
 def _rendered(checkpoint: Checkpoint, vocabulary: Vocabulary) -> str:
     """The fixed conversation as the template writes it, or how it failed: a conversion mends no template."""
+    if vocabulary.chat_template is None:
+        return "no template"
     try:
         return chat.render(vocabulary, MESSAGES, today=_ANY_DAY, path=checkpoint.path)
     except ConversionError as error:
