@@ -17,8 +17,8 @@ from typing import TypeVar
 
 from converters.errors import MalformedError, UnsafeError
 
-# A tensor takes about 40 opcodes, so this is a file of 25,000 tensors.
-_MOST_OPCODES = 1 << 20
+# A tensor takes about 40 opcodes, so this is a file of 13,000 tensors.
+_MOST_OPCODES = 1 << 19
 _LONGEST_INTEGER = 16  # bytes
 _LONGEST_NUMBER = 40  # characters
 _LONGEST_LINE = 4096
