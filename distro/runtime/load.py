@@ -5,7 +5,6 @@ Memory is known before anything is read: `memory_needed`.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from converters import quants
 from converters.checkpoint import Checkpoint
 from converters.errors import MalformedError
 from converters.tensors import Tensor as StoredTensor
+from distro import memory
 from distro.runtime.kv_cache import KVCache
 
 _FLOAT32_BYTES = 4
@@ -56,14 +56,15 @@ def fits_in_memory(need: Memory) -> bool:
 
 
 def _available_memory() -> int | None:
-    """Bytes that can be had without pushing others out."""
+    """Bytes that can be had without pushing others out, and within what this process may use."""
+    total = memory.total_bytes()
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except FileNotFoundError:  # no Linux: what is installed is all that the system says
-        names = os.sysconf_names
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if "SC_PHYS_PAGES" in names else None
-    fields = dict(line.split(":", 1) for line in lines)
-    return int(fields["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in fields else None
+        return total
+    kilobytes = next((int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
+    limits = [limit for limit in (total, None if kilobytes is None else kilobytes * 1024) if limit is not None]
+    return min(limits, default=None)
 
 
 class Weights:
