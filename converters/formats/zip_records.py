@@ -62,24 +62,17 @@ def read_directory(file: InputFile) -> dict[str, Record]:
     """Every record by name, in the order of the file. Raises MalformedError, UnsupportedError for compressed ones."""
     start, stop, count = _end(file)
     entries = sorted(_entries(file, start, stop, count), key=lambda entry: entry.header_offset)
+    first = entries[0].header_offset if entries else start
+    if first != 0:
+        raise MalformedError(file.path, "zip", offset=0, found=f"{first} bytes of no record", allowed="a record")
     records: dict[str, Record] = {}
-    position = 0
     for number, entry in enumerate(entries):
-        following = entries[number + 1].header_offset if number + 1 < len(entries) else start
         name = _name(file, entry)
         if name in records:
             raise MalformedError(file.path, name, found="a second record of this name", allowed="each name once")
-        if entry.header_offset != position:
-            fault = "inside the record before it" if entry.header_offset < position else "after bytes of no record"
-            raise MalformedError(
-                file.path, name, offset=entry.header_offset, found=f"a header {fault}", allowed=f"one at {position}"
-            )
-        offset = _data_offset(file, entry, name)
-        records[name] = Record(name, offset, entry.size, entry.crc32)
-        _check_descriptor(file, entry, name, offset + entry.size, following)
-        position = following
-    if position != start:
-        raise MalformedError(file.path, "zip", offset=0, found=f"{start} bytes of no record", allowed="records only")
+        records[name] = Record(name, _data_offset(file, entry, name), entry.size, entry.crc32)
+        following = entries[number + 1].header_offset if number + 1 < len(entries) else start
+        _check_descriptor(file, entry, name, records[name].offset_in_file + entry.size, following)
     return records
 
 
@@ -240,8 +233,9 @@ def _check_descriptor(file: InputFile, entry: _Entry, name: str, at: int, follow
         expected = (b"PK\x07\x08", entry.crc32, entry.size, entry.size)
         fits = form is not None and form.unpack(file.read(at, left, name)) == expected
     if not fits:
-        found = f"{left} bytes between its data and what follows"
-        raise MalformedError(file.path, name, offset=at, found=found, allowed="a descriptor that agrees, or nothing")
+        fault = f"{-left} bytes into" if left < 0 else f"{left} bytes before"
+        allowed = "what follows, after a descriptor that agrees if one is announced"
+        raise MalformedError(file.path, name, offset=at, found=f"its end {fault} what follows", allowed=allowed)
 
 
 def _name(file: InputFile, entry: _Entry) -> str:
