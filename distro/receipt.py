@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from distro.errors import MalformedManifestError
+from distro.manifest import File, Model, Variant
 from distro.paths import safe_relpath
 
 _LONGEST_BYTES = 64 * 1024 * 1024  # a receipt of 100,000 files is a quarter of this
@@ -63,6 +64,12 @@ class Receipt:
         if self.recipe is not None:
             value |= {"recipe": dict(self.recipe), "inputs": dict(sorted(self.inputs.items()))}
         return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+
+    def as_variant(self) -> tuple[Model, Variant]:
+        """What is here as a model of one variant, where no manifest and no source says more."""
+        files = tuple(File(path, entry.size, sha256=entry.sha256) for path, entry in self.files.items())
+        variant = Variant(self.variant, self.format, files)
+        return Model(self.model, 0, "", self.variant, (variant,)), variant
 
     @staticmethod
     def read(path: Path) -> Receipt | None:

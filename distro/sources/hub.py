@@ -168,11 +168,8 @@ def _from_store(settings: Settings, repo: str, revision: str | None) -> tuple[Mo
     store = Store(settings.home)
     for name, variant_name in store.variants():
         receipt = store.receipt(name, variant_name)
-        if receipt is None or name != repo or not (revision or variant_name).startswith(variant_name):
-            continue
-        files = tuple(File(path, entry.size, sha256=entry.sha256) for path, entry in receipt.files.items())
-        variant = Variant(variant_name, receipt.format, files)
-        return Model(repo, 0, "", variant_name, (variant,)), variant
+        if receipt and name == repo and (revision or variant_name).startswith(variant_name):
+            return receipt.as_variant()
     raise SourceError(f"hub {repo}", "offline (--offline or HF_HUB_OFFLINE is set), and it is not here")
 
 

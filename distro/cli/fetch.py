@@ -1,0 +1,134 @@
+"""`distro fetch`: bring a model here, proven."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from converters.errors import shown
+from distro.cli import console
+from distro.errors import NotBuiltError, NotFoundError, SourceError, UsageError
+
+if TYPE_CHECKING:
+    from distro.catalog import Resolved
+    from distro.cli import Session
+
+_KINDS = {"hf": "hub", "index": "package index", "magnet": "torrent", "http": "mirror", "https": "mirror"}
+
+
+def fetch(
+    context: typer.Context,
+    reference: Annotated[
+        str, typer.Argument(metavar="REF", help="A model, hf:owner/repo, a magnet link, a .torrent file.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Put the files there instead of into the store.")
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--from", help="A folder that may have the files: looked into first.")
+    ] = None,
+    only: Annotated[str | None, typer.Option("--only", metavar="GLOB", help="Only files such as '*.json'.")] = None,
+    peer: Annotated[
+        list[str] | None, typer.Option("--peer", metavar="HOST:PORT", help="Ask this peer too; may be repeated.")
+    ] = None,
+    as_type: Annotated[str, typer.Option("--as", hidden=True)] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Get a model from its sources, prove every byte, and print where it is."""
+    if as_type:
+        raise NotBuiltError("fetch --as; `distro convert REF --quant TYPE` does it afterwards")
+    if folder is not None and not folder.is_dir():
+        raise UsageError(f"--from {shown(str(folder))}: no such folder")
+
+    from distro.fetch import fetch as bring
+
+    session: Session = context.obj
+    peers = _peers(peer or [])
+    resolved = _resolved(session, reference, peers)
+    if not session.quiet:
+        console.say(_described(resolved))
+    path = bring(
+        session.settings, resolved.model, resolved.variant,
+        progress=session.progress, only=only, target=output, folder=folder, peers=peers,
+    )  # fmt: skip
+    if as_json:
+        model, variant = resolved.model.name, resolved.variant.name
+        console.result_json({"schema": "distro-fetch/1", "model": model, "variant": variant, "path": str(path)})
+    else:
+        console.result(str(path))
+
+
+def _resolved(session: Session, text: str, peers: Sequence[tuple[str, int]]) -> Resolved:
+    """A name by its manifest; for the hub and for torrents a variant made on the spot."""
+    from distro import catalog
+    from distro.reference import (
+        HubReference,
+        MagnetReference,
+        ManifestReference,
+        PathReference,
+        TorrentReference,
+        parse_reference,
+    )
+
+    parsed = parse_reference(text)
+    match parsed:
+        case HubReference(repo, revision):
+            from distro.sources.hub import variant_from_hub
+
+            return catalog.Resolved(None, *variant_from_hub(session.settings, repo, revision))
+        case MagnetReference():
+            return _from_torrent(session, text, peers)
+        case TorrentReference(location) if not location.startswith("https://"):
+            return _from_torrent(session, location, peers)
+        case TorrentReference() | ManifestReference():
+            raise NotBuiltError("fetching a manifest or a .torrent by its address; download it and give its path")
+        case PathReference(path) if path.suffix != ".toml":
+            raise UsageError(f"{shown(text)}: is a path, so there is nothing to fetch; `distro verify` proves files")
+    return catalog.load(session.settings).resolve(parsed)
+
+
+def _from_torrent(session: Session, reference: str, peers: Sequence[tuple[str, int]]) -> Resolved:
+    """The variant that a torrent brings; if nobody can say what is in it, the one that is here from it already."""
+    from distro import catalog
+    from distro.cli.resolve import stored
+    from distro.reference import parse_reference
+    from distro.sources.swarm import find_torrent
+    from distro.swarm.torrents import variant_from_torrent
+
+    try:
+        torrent = find_torrent(session.settings, reference, peers=peers)
+    except SourceError as error:
+        try:
+            here = stored(session, parse_reference(reference))
+        except NotFoundError:
+            raise error from None
+        return catalog.Resolved(None, *here.receipt.as_variant())
+    return catalog.Resolved(None, *variant_from_torrent(torrent, source=reference))
+
+
+def _peers(texts: Sequence[str]) -> tuple[tuple[str, int], ...]:
+    from distro.swarm.torrents import parse_peer
+
+    try:
+        return tuple(map(parse_peer, texts))
+    except ValueError as error:
+        raise UsageError(f"--peer: {error}") from error
+
+
+def _described(resolved: Resolved) -> str:
+    """`llama-7b:pth → family llama, 2 files, 13.5 GB, licence …, sources: 2 torrents, hub`."""
+    variant = resolved.variant
+    facts = [f"family {resolved.family.name}"] if resolved.family else []
+    facts += [f"{len(variant.files)} file{'s' if len(variant.files) != 1 else ''}", console.size(variant.size)]
+    facts += [f"licence {resolved.family.license.id}" if resolved.family else "licence not known here"]
+    kinds = Counter(_kind(source) for source in variant.sources)
+    sources = [kind if n == 1 else f"{n} {kind}s" for kind, n in kinds.items()]
+    return f"{resolved} → {', '.join(facts)}, sources: {', '.join(sources) or 'none'}"
+
+
+def _kind(source: str) -> str:
+    return "torrent" if source.endswith(".torrent") else _KINDS.get(source.partition(":")[0], "other")
