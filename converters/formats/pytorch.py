@@ -84,8 +84,9 @@ def read_tensors(file: InputFile) -> dict[str, StoredTensor]:
     """
     _check_kind(file)
     records = zip_records.read_directory(file)
+    _check_contents(file, records)
     folder = zip_records.prefix(file, records)
-    _check_records(file, records, folder)
+    _check_byte_order(file, records.get(f"{folder}/byteorder"))
     pickle = records[f"{folder}/data.pkl"]
     data = zip_records.read(file, pickle, _LARGEST_PICKLE)
     value = unpickler.load(file.path, pickle.name, data, _ALLOWED).value
@@ -130,23 +131,25 @@ def _refuse_bare_pickle(file: InputFile) -> None:
     raise UnsupportedError(file.path, "file", offset=0, found=kind, allowed=allowed)
 
 
-def _check_records(file: InputFile, records: Mapping[str, Record], folder: str) -> None:
-    """Other things that come in zip archives, and a byte order that is not ours, are named here."""
-    names = {name.removeprefix(f"{folder}/") for name in records}
+def _check_contents(file: InputFile, records: Mapping[str, Record]) -> None:
+    """Other things that come in zip archives are called by their names."""
+    names = {name.split("/", 1)[-1] for name in records}
     if "constants.pkl" in names or any(name.startswith("code/") for name in names):
         raise _unsafe(file, "a TorchScript program; save its state_dict instead")
-    if folder == "MAR-INF" or "MAR-INF/MANIFEST.json" in records:
+    if "MAR-INF/MANIFEST.json" in records:
         raise _unsafe(file, "a model archive of TorchServe")
     if any(name.endswith(".npy") for name in names):
         raise _unsafe(file, "NumPy arrays, which may hold pickled objects")
     if "data.pkl" not in names:
-        allowed = f"the record {folder}/data.pkl"
-        raise MalformedError(file.path, "zip", found="a zip archive without a pickle", allowed=allowed)
-    if "byteorder" in names:
-        order = zip_records.read(file, records[f"{folder}/byteorder"], 16)
-        if order != b"little":
-            kind = UnsupportedError if order == b"big" else MalformedError
-            raise kind(file.path, f"{folder}/byteorder", offset=0, found=order, allowed="little")
+        raise MalformedError(file.path, "zip", found="an archive without data.pkl", allowed="an archive of torch.save")
+
+
+def _check_byte_order(file: InputFile, record: Record | None) -> None:
+    """Only the newer files say it; the older ones were all written on little-endian machines."""
+    order = b"little" if record is None else zip_records.read(file, record, 16)
+    if record is not None and order != b"little":
+        kind = UnsupportedError if order == b"big" else MalformedError
+        raise kind(file.path, record.name, offset=0, found=order, allowed="little")
 
 
 def _unsafe(file: InputFile, found: str) -> UnsafeError:

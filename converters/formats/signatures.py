@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import Enum
 
 LENGTH = 512  # bytes that `of` needs to see
@@ -45,6 +46,9 @@ _AT_THE_START = {
     b"\x89PNG": Signature.PNG,
 }  # fmt: skip
 
+# A protocol's number, or in protocol 0 the first name of code; one that names none has no signature.
+_PICKLE = re.compile(rb"\x80[\x01-\x05]|[(\]})]*[ci][\w.]+\n[\w.]+\n")
+
 
 def of(head: bytes) -> Signature | None:
     """The signature in a file's first bytes, None for nothing that we know."""
@@ -55,7 +59,7 @@ def of(head: bytes) -> Signature | None:
         return Signature.TAR
     if head[4:8] in (b"ET12", b"eh00"):
         return Signature.EXECUTORCH
-    if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+    if _PICKLE.match(head):
         return Signature.PICKLE
     if int.from_bytes(head[:8], "little") <= 100_000_000 and head[8:].lstrip(b" \t\r\n")[:1] == b"{":
         return Signature.SAFETENSORS
