@@ -62,7 +62,7 @@ class Digester:
         found: dict[str, str] = {}
         if self._sha256 is not None:
             found["sha256"] = self._sha256.hexdigest()
-            found["lfs_pointer_sha1"] = _lfs_pointer_sha1(found["sha256"], self._n_bytes)
+            found["lfs_pointer_sha1"] = lfs_pointer_sha1(found["sha256"], self._n_bytes)
         if self._md5 is not None:
             found["md5"] = self._md5.hexdigest()
         if self._git is not None:
@@ -153,6 +153,7 @@ def open_regular(path: Path) -> BinaryIO:
     return os.fdopen(handle, "rb", buffering=0)
 
 
-def _lfs_pointer_sha1(sha256: str, size: int) -> str:
+def lfs_pointer_sha1(sha256: str, size: int) -> str:
+    """Git's name of the LFS pointer of a file of that SHA-256 and size."""
     pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {size}\n".encode()
     return hashlib.sha1(b"blob %d\0%b" % (len(pointer), pointer), usedforsecurity=False).hexdigest()

@@ -50,30 +50,35 @@ def read(path: Path) -> Family:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        column = error.start - data.rfind(b"\n", 0, error.start)
-        found = f"the byte 0x{data[error.start]:02x}"
-        raise MalformedManifestError(path, "encoding", found=found, allowed="UTF-8", line=f"{line}:{column}") from error
+        found, place = f"the byte 0x{data[error.start]:02x}", _place(data[: error.start].decode(), error.start)
+        raise MalformedManifestError(path, "encoding", found=found, allowed="UTF-8", line=place) from error
     return parse(text, path)
 
 
 def parse(text: str, path: Path | str) -> Family:
     """The family that a manifest's text describes; `path` is for messages. Raises MalformedManifestError."""
     if deep := _DEEP_KEY.search(text):
-        line = text.count("\n", 0, deep.start()) + 1
+        place = _place(text, deep.start())
         raise MalformedManifestError(
-            path, "TOML", found="a key of many parts", allowed=f"{_DEEPEST_KEY} parts at most", line=f"{line}:1"
+            path, "TOML", found="a key of many parts", allowed=f"{_DEEPEST_KEY} parts at most", line=place
         )
     try:
         values = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # ValueError also for a number or a date out of range
-        message, _, place = str(error).partition(" (at ")
-        where = re.search(r"line (\d+), column (\d+)", place)
-        line_column = f"{where[1]}:{where[2]}" if where else f"{text.count(chr(10)) + 1}:1"
-        raise MalformedManifestError(
-            path, "TOML", found=message, allowed="well-formed TOML", line=line_column
-        ) from error
+    except RecursionError as error:
+        raise MalformedManifestError(path, "TOML", found="values nested too deep", allowed="three levels") from error
+    except ValueError as error:  # TOMLDecodeError, and what int() says of a number of many digits
+        message, _, at = str(error).partition(" (at ")
+        where = re.search(r"line (\d+), column (\d+)", at)
+        end = _place(text, len(text)) if at else None
+        place = f"{where[1]}:{where[2]}" if where else end
+        raise MalformedManifestError(path, "TOML", found=message, allowed="well-formed TOML", line=place) from error
     return _family(Table(path, text, "", values))
+
+
+def _place(text: str, offset: int) -> str:
+    """`line:column` of a character, both from 1."""
+    before = text[:offset]
+    return f"{before.count(chr(10)) + 1}:{len(before) - before.rfind(chr(10))}"
 
 
 def _family(top: Table) -> Family:

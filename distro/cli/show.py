@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Line:
-    """A variant as the card lists it. size, estimate: bytes; proof: "strong", "weak", "none", "mixed" over its files."""
+    """A variant as the card lists it. size, estimate: bytes. proof: strong, weak, none, or mixed over its files."""
 
     name: str
     format: str
