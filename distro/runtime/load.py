@@ -17,7 +17,7 @@ from torch.nn.functional import linear
 from converters import quants
 from converters.checkpoint import Checkpoint
 from converters.errors import MalformedError
-from converters.tensors import Tensor as StoredTensor
+from converters.tensors import Tensor as TensorAtRest
 from distro import memory
 from distro.runtime.kv_cache import KVCache
 
@@ -108,12 +108,12 @@ class Weights:
             result[:, start:stop] = linear(x, block)
         return result
 
-    def _stored(self, name: str) -> StoredTensor:
+    def _stored(self, name: str) -> TensorAtRest:
         if name not in self._tensors:
             raise MalformedError(self.path, name, found="nothing", allowed="a tensor that the decoder needs")
         return self._tensors[name]
 
-    def _check_rows(self, stored: StoredTensor, ids: Sequence[int]) -> None:
+    def _check_rows(self, stored: TensorAtRest, ids: Sequence[int]) -> None:
         last = stored.info.n_rows - 1
         wrong = next((row for row in ids if not 0 <= row <= last), None)
         if wrong is not None:
@@ -140,7 +140,7 @@ class LoadedWeights(Weights):
         return linear(x, self[name])
 
 
-def _row_blocks(stored: StoredTensor) -> Iterator[tuple[int, int]]:
+def _row_blocks(stored: TensorAtRest) -> Iterator[tuple[int, int]]:
     """From and to, in rows, so that a block is small beside memory."""
     n_rows = stored.info.n_rows
     step = max(1, _BLOCK_BYTES // (stored.info.n_columns * _FLOAT32_BYTES))
@@ -148,5 +148,5 @@ def _row_blocks(stored: StoredTensor) -> Iterator[tuple[int, int]]:
         yield start, min(start + step, n_rows)
 
 
-def _decode(stored: StoredTensor, start: int, stop: int, into: Tensor) -> None:
+def _decode(stored: TensorAtRest, start: int, stop: int, into: Tensor) -> None:
     into.numpy()[:] = quants.decode(stored.read_rows(start, stop), stored.info.dtype)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Protocol
 
 from torch import Tensor
@@ -24,7 +25,7 @@ class Decoder(Protocol):
     def forward(self, ids: Sequence[int], cache: KVCache | None = None, *, last_only: bool = False) -> Tensor: ...
 
 
-_DECODERS: dict[str, type[Llama]] = {"llama": Llama}
+_DECODERS: Mapping[str, Callable[[HyperParameters, Weights], Decoder]] = MappingProxyType({"llama": Llama})
 
 
 def decoder(checkpoint: Checkpoint, *, in_memory: bool) -> Decoder:
