@@ -9,7 +9,6 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -26,6 +25,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # rich costs more start-up time than everything else together
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Models live in the folder that DISTRO_HOME names, or in the platform's data folder.",
 )
 
 # Commands of the plan that are still to come: they say so instead of being unknown.
@@ -43,7 +43,6 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def _options(
     context: typer.Context,
-    home: Annotated[Path | None, typer.Option(help="Where models live (DISTRO_HOME).")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Use no network (HF_HUB_OFFLINE).")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No bars, no talk; results and errors only.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
@@ -51,7 +50,8 @@ def _options(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    context.obj = Session(config.load(home=home, offline=offline or None), quiet=quiet)
+    # Flags alone here: a value of any other kind makes typer load pydantic, which takes longer than the rest of us.
+    context.obj = Session(config.load(offline=offline or None), quiet=quiet)
 
 
 class Session:
