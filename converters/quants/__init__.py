@@ -10,11 +10,33 @@ import numpy.typing as npt
 
 from converters.dtypes import DType
 from converters.errors import UnrepresentableError
-from converters.quants import bf16, f16, f32, q4_0, q4_1, q8_0
+from converters.quants import (
+    bf16,
+    f16,
+    f32,
+    iq4_nl,
+    iq4_xs,
+    q2_k,
+    q3_k,
+    q4_0,
+    q4_1,
+    q4_k,
+    q5_0,
+    q5_1,
+    q5_k,
+    q6_k,
+    q8_0,
+)
 from converters.quants.base import Quant
+from converters.quants.kernel import KernelModule, KernelQuant
 
-_MODULES: tuple[Quant, ...] = (f32, f16, bf16, q4_0, q4_1, q8_0)
-CODECS: Mapping[DType, Quant] = MappingProxyType({module.DTYPE: module for module in _MODULES})
+_PLAIN: tuple[Quant, ...] = (f32, f16, bf16)
+KERNELS: tuple[KernelModule, ...] = (
+    q8_0, q4_0, q4_1, q5_0, q5_1, q2_k, q3_k, q4_k, q5_k, q6_k, iq4_nl, iq4_xs,
+)  # fmt: skip
+CODECS: Mapping[DType, Quant] = MappingProxyType(
+    {quant.DTYPE: quant for quant in (*_PLAIN, *(KernelQuant(module) for module in KERNELS))}
+)
 
 
 def can_decode(dtype: DType) -> bool:

@@ -1,32 +1,31 @@
 """Q4_0: 32 weights in 18 bytes, 4.5 bits per weight.
 
-    0  d   float16: scale, with the sign that makes the largest weight quant 0
-    2  qs  16 bytes: quant i in the low half of byte i, quant i + 16 in its high half; w = d * (q - 8)
+    0  d   float16: scale, with the sign that gives the weight farthest from zero quant 0
+    2  qs  16 bytes: see nibbles; w = d * (q - 8)
 
 Layout and rounding: block_q4_0 and quantize_row_q4_0_ref (ggml-common.h, ggml-quants.c).
 """
 
 from __future__ import annotations
 
-import numpy as np
-
 from converters import dtypes
-from converters.quants.base import Blocks, Weights
-from converters.quants.nibbles import half_bytes, half_values, inverse, pack_nibbles, unpack_nibbles
-from converters.quants.rounding import truncated
+from converters.quants.nibbles import pack_nibbles, unpack_nibbles
+from converters.quants.vector import Block, Machine, Reals
 
 DTYPE = dtypes.Q4_0
-LIMIT = np.inf
 
 
-def quantize_blocks(weights: Weights) -> Blocks:
-    first_largest = np.abs(weights).argmax(axis=1)[:, None]
-    largest = np.take_along_axis(weights, first_largest, axis=1) + np.float32(0)  # + 0: ggml never takes -0.0
-    d = largest / np.float32(-8)
-    quants = np.minimum(truncated(weights * inverse(d) + np.float32(8.5)), np.uint8(15))
-    return np.concatenate([half_bytes(d), pack_nibbles(quants)], axis=1)
+def quantize(v: Machine, x: Reals, block: Block) -> None:
+    d = v.fold(v.farther, v.real(0.0), (x[i] for i in v.loop(0, 32, unroll=32))) / -8.0
+    inverse = v.reciprocal(d)
+    quants = v.wholes(32)
+    for i in v.loop(0, 32, unroll=32):
+        quants[i] = (v.truncate(x[i] * inverse + 8.5) & 255).at_most(15)
+    block.store_short(0, v.half(d))
+    block.store(2, pack_nibbles(v, quants), 4)
 
 
-def dequantize_blocks(blocks: Blocks) -> Weights:
-    d, qs = np.split(blocks, [2], axis=1)
-    return half_values(d) * (unpack_nibbles(qs).astype(np.float32) - np.float32(8))
+def dequantize(v: Machine, block: Block, x: Reals) -> None:
+    d, quants = block.load_short(0).half(), unpack_nibbles(v, block.load(2, 4))
+    for i in v.loop(0, 32, unroll=32):
+        x[i] = d * (quants[i] - 8).real()

@@ -8,23 +8,25 @@ Layout and rounding: block_q8_0 and quantize_row_q8_0_ref (ggml-common.h, ggml-q
 
 from __future__ import annotations
 
-import numpy as np
-
 from converters import dtypes
-from converters.quants.base import Blocks, Weights
-from converters.quants.nibbles import half_bytes, half_values, inverse
-from converters.quants.rounding import half_away
+from converters.quants.vector import Block, Machine, Reals
 
 DTYPE = dtypes.Q8_0
-LIMIT = np.inf
 
 
-def quantize_blocks(weights: Weights) -> Blocks:
-    d = np.abs(weights).max(axis=1, keepdims=True) / np.float32(127)
-    qs = half_away(weights * inverse(d))
-    return np.concatenate([half_bytes(d), qs], axis=1)
+def quantize(v: Machine, x: Reals, block: Block) -> None:
+    largest = v.fold(v.larger, v.real(0.0), (abs(x[i]) for i in v.loop(0, 32, unroll=32)))
+    d = largest / 127.0
+    inverse = v.reciprocal(d)
+    words = v.wholes(8)
+    for k in range(8):
+        words[k] = v.pack(*(v.round_half_away(x[4 * k + b] * inverse) & 255 for b in range(4)))
+    block.store_short(0, v.half(d))
+    block.store(2, words, 8)
 
 
-def dequantize_blocks(blocks: Blocks) -> Weights:
-    d, qs = np.split(blocks, [2], axis=1)
-    return half_values(d) * qs.view(np.int8).astype(np.float32)
+def dequantize(v: Machine, block: Block, x: Reals) -> None:
+    d, words = block.load_short(0).half(), block.load(2, 8)
+    for k in range(8):
+        for b in range(4):
+            x[4 * k + b] = d * (words[k] >> (8 * b)).signed_byte().real()

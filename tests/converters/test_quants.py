@@ -8,13 +8,14 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from converters import dtypes, quants
 from converters.dtypes import DType
 from converters.errors import UnrepresentableError
+from converters.quants.kernel import KernelModule, KernelQuant
 from tests.fakes import ggml
 
 Floats = npt.NDArray[np.float32]
@@ -64,6 +65,7 @@ def hard_weights() -> dict[str, Floats]:
 
 
 HARD = hard_weights()
+ALL_HARD = np.concatenate(list(HARD.values()))
 
 
 # Literal blocks
@@ -118,10 +120,27 @@ def test_f32_keeps_every_bit() -> None:
 # The judges
 
 
+def assert_same_blocks(ours: npt.NDArray[np.uint8], theirs: npt.NDArray[np.uint8], rows_per_case: int) -> None:
+    """Equal, or the names of the hard cases that are not."""
+    different = np.nonzero((ours != theirs).any(axis=1))[0] // rows_per_case
+    assert not different.size, [list(HARD)[case] for case in sorted(set(different.tolist()))]
+
+
 @pytest.mark.parametrize("dtype", BLOCK, ids=name)
-@pytest.mark.parametrize("case", HARD)
-def test_hard_weights_become_ggmls_bytes(dtype: DType, case: str) -> None:
-    np.testing.assert_array_equal(encode(HARD[case], dtype), ggml.quantize(HARD[case], dtype))
+def test_hard_weights_become_ggmls_bytes(dtype: DType) -> None:
+    assert_same_blocks(encode(ALL_HARD, dtype), ggml.quantize(ALL_HARD, dtype), rows_per_case=24)
+
+
+@pytest.mark.parametrize("module", quants.KERNELS, ids=lambda module: module.DTYPE.name)
+def test_numpy_carries_kernels_out_with_the_same_bytes(module: KernelModule) -> None:
+    portable = KernelQuant(module, with_llvm=False)
+    blocks = ALL_HARD.reshape(-1, module.DTYPE.block_size)
+    with np.errstate(all="ignore"):
+        ours = portable.quantize_blocks(blocks)
+        decoded = portable.dequantize_blocks(ours)
+    n_per_case = 24 * 512 // module.DTYPE.block_size
+    assert_same_blocks(ours, ggml.quantize(ALL_HARD, module.DTYPE).reshape(ours.shape), n_per_case)
+    assert_same_bits(decoded, quants.decode(ours, module.DTYPE))
 
 
 @pytest.mark.parametrize("dtype", PLAIN, ids=name)
@@ -133,6 +152,7 @@ def test_hard_weights_become_ggmls_plain_bytes(dtype: DType, case: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", BLOCK, ids=name)
+@settings(deadline=None)
 @given(
     weights=hnp.arrays(np.float32, (2, 256), elements=st.floats(width=32, allow_nan=False, allow_infinity=False)),
 )
@@ -161,13 +181,46 @@ def test_every_half_decodes_as_in_gguf_and_comes_back(dtype: DType) -> None:
     np.testing.assert_array_equal(encode(ours[finite][None, :], dtype).view("<u2")[0], data.view("<u2")[finite])
 
 
-@pytest.mark.parametrize("dtype", [*PLAIN, dtypes.Q8_0, dtypes.Q4_0, dtypes.Q4_1], ids=name)
-def test_real_weights_become_ggufs_bytes(dtype: DType, smollm2_gguf: Path) -> None:
-    for tensor in gguf.GGUFReader(smollm2_gguf).tensors[1:12]:
-        weights = quants.decode(np.atleast_2d(tensor.data).view(np.uint8), dtypes.BY_GGML_ID[tensor.tensor_type])
+@pytest.fixture(scope="module")
+def real_tensors(smollm2_gguf: Path) -> list[tuple[Floats, Floats]]:
+    """The first layer of SmolLM2, decoded by us and by gguf-py."""
+    tensors = [tensor for tensor in gguf.GGUFReader(smollm2_gguf).tensors if tensor.name.startswith("blk.0.")]
+    return [
+        (
+            quants.decode(np.atleast_2d(tensor.data).view(np.uint8), dtypes.BY_GGML_ID[tensor.tensor_type]),
+            np.atleast_2d(gguf.dequantize(tensor.data, tensor.tensor_type)),
+        )
+        for tensor in tensors
+    ]
+
+
+def test_real_weights_decode_as_in_gguf(real_tensors: list[tuple[Floats, Floats]]) -> None:
+    assert len(real_tensors) == 9
+    for ours, theirs in real_tensors:
+        assert_same_bits(ours, theirs)
+
+
+@pytest.mark.parametrize("dtype", [*PLAIN, dtypes.Q8_0, dtypes.Q4_0, dtypes.Q4_1, dtypes.Q5_0, dtypes.Q5_1], ids=name)
+def test_real_weights_become_ggufs_bytes(dtype: DType, real_tensors: list[tuple[Floats, Floats]]) -> None:
+    for weights, _ in real_tensors:
         theirs = gguf.quantize(weights, gguf.GGMLQuantizationType(dtype.ggml_id)).view(np.uint8)
         np.testing.assert_array_equal(encode(weights, dtype), theirs)
-        assert_same_bits(weights, gguf.dequantize(tensor.data, tensor.tensor_type).reshape(weights.shape))
+
+
+@pytest.mark.parametrize("dtype", BLOCK, ids=name)
+def test_real_weights_full_of_ties_become_ggmls_bytes(dtype: DType, real_tensors: list[tuple[Floats, Floats]]) -> None:
+    weights = np.concatenate([weights.ravel() for weights, _ in real_tensors[1:4]])
+    weights = weights[: 1000 * 256].reshape(-1, 256)
+    np.testing.assert_array_equal(encode(weights, dtype), ggml.quantize(weights, dtype))
+
+
+@pytest.mark.parametrize("n_blocks", [1, 15, 16, 17, 33])
+@pytest.mark.parametrize("dtype", BLOCK, ids=name)
+def test_a_tile_that_is_not_full_changes_nothing(dtype: DType, n_blocks: int) -> None:
+    weights = HARD["normal"].reshape(-1, dtype.block_size)[:n_blocks]
+    blocks = encode(weights, dtype)
+    np.testing.assert_array_equal(blocks, ggml.quantize(weights, dtype))
+    assert_same_bits(quants.decode(blocks, dtype), ggml.dequantize(blocks, dtype))
 
 
 # The rows

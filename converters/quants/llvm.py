@@ -1,0 +1,394 @@
+"""Kernels written down as machine code, with LLVM: the fast machine. Nothing else in the project knows LLVM.
+
+A kernel is run once with values that, instead of holding numbers, append instructions on vectors of sixteen lanes.
+The code treats a tile of sixteen blocks at a time: their bytes are loaded row by row and transposed, so that lane k of
+every vector belongs to block k. No fast-math flag is ever set, hence LLVM neither fuses nor re-associates.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import llvmlite
+from llvmlite import binding, ir
+
+from converters.quants.vector import Block, Machine, Raw, Real, Reals, Whole, Wholes
+
+N_LANES = 16
+
+_I1, _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
+_F16, _F32 = ir.HalfType(), ir.FloatType()
+_POINTER = _I8.as_pointer()
+_REALS, _WHOLES = ir.VectorType(_F32, N_LANES), ir.VectorType(_I32, N_LANES)
+_HALVES, _SHORTS = ir.VectorType(_F16, N_LANES), ir.VectorType(_I16, N_LANES)
+_MASK = ir.VectorType(_I1, N_LANES)
+
+# What `<16 x float>` code needs to be fast and free of helper functions that nobody provides.
+_NEEDED_FEATURES = ("avx2", "f16c")
+
+
+@dataclass(frozen=True)
+class Index:
+    """The index of a loop, which only the running code knows. For a kernel it is an int with + and *."""
+
+    machine: LlvmMachine
+    raw: Raw
+
+    def _with(self, op: str, other: object) -> Index:
+        raw = other.raw if isinstance(other, Index) else _I64(other)
+        return Index(self.machine, getattr(self.machine.builder, op)(self.raw, raw))
+
+    def __add__(self, other: object) -> Index:
+        return self._with("add", other)
+
+    def __mul__(self, other: object) -> Index:
+        return self._with("mul", other)
+
+    __radd__, __rmul__ = __add__, __mul__
+
+
+class LlvmMachine(Machine):
+    """Appends to one function, `void kernel(source, target, n_tiles)`."""
+
+    def __init__(self) -> None:
+        self.module = ir.Module("kernel")
+        kind = ir.FunctionType(ir.VoidType(), [_POINTER, _POINTER, _I64])
+        self.function = ir.Function(self.module, kind, "kernel")
+        self.entry = ir.IRBuilder(self.function.append_basic_block("entry"))  # memory is set aside here
+        self.builder = ir.IRBuilder(self.function.append_basic_block("start"))
+
+    def finish(self) -> str:
+        """The code as text."""
+        self.builder.ret_void()
+        self.entry.branch(self.function.basic_blocks[1])
+        return str(self.module)
+
+    # Memory
+
+    def loop(self, start: int, stop: int, unroll: int = 8) -> Iterator[int]:
+        n_rounds = (stop - start) // unroll
+        whole = start + n_rounds * unroll
+        if n_rounds > 1:
+            for index in self.rounds(_I64(start), _I64(whole), unroll):
+                for i in range(unroll):
+                    yield cast(int, index + i if i else index)
+        else:
+            whole = start
+        yield from range(whole, stop)
+
+    def rounds(self, start: Raw, stop: Raw, step: int) -> Iterator[Index]:
+        """A loop in the code. Its body is what the caller appends before asking for the next index (there is none)."""
+        before = self.builder.block
+        body, after = self.function.append_basic_block("body"), self.function.append_basic_block("after")
+        self.builder.branch(body)
+        self.builder.position_at_end(body)
+        index = self.builder.phi(_I64)
+        index.add_incoming(start, before)
+        yield Index(self, index)
+        following = self.builder.add(index, _I64(step))
+        index.add_incoming(following, self.builder.block)
+        self.builder.cbranch(self.builder.icmp_unsigned("<", following, stop), body, after)
+        self.builder.position_at_end(after)
+
+    def _memory(self, kind: ir.Type, n: int) -> Raw:
+        memory = self.entry.alloca(kind, _I64(n))
+        memory.align = 64
+        return memory
+
+    def reals(self, n: int) -> Reals:
+        return Reals(self, self._memory(_REALS, n))
+
+    def wholes(self, n: int) -> Wholes:
+        return Wholes(self, self._memory(_WHOLES, n))
+
+    def _place(self, memory: Raw, index: int | Index) -> Raw:
+        return self.builder.gep(memory, [index.raw if isinstance(index, Index) else _I64(index)])
+
+    def read(self, memory: Raw, index: int) -> Raw:
+        return self.builder.load(self._place(memory, index), align=64)
+
+    def write(self, memory: Raw, index: int, value: Raw) -> None:
+        self.builder.store(value, self._place(memory, index), align=64)
+
+    def cell(self, value: Raw) -> Raw:
+        cell = self.entry.alloca(value.type)
+        self.builder.store(value, cell)
+        return cell
+
+    def cell_value(self, cell: Raw) -> Raw:
+        return self.builder.load(cell)
+
+    def set_cell(self, cell: Raw, value: Raw) -> None:
+        self.builder.store(value, cell)
+
+    # Values
+
+    def as_real(self, value: Real | float) -> Real:
+        if isinstance(value, Real):
+            return value
+        if isinstance(value, Index):
+            return Real(self, self._spread(self.builder.sitofp(value.raw, _F32), _REALS))
+        rounded = ctypes.c_float(value).value  # LLVM wants constants that a float32 holds
+        return Real(self, ir.Constant(_REALS, [ir.Constant(_F32, rounded)] * N_LANES))
+
+    def as_whole(self, value: Whole | int) -> Whole:
+        return value if isinstance(value, Whole) else Whole(self, _constant(_WHOLES, value))
+
+    def _spread(self, scalar: Raw, kind: ir.Type) -> Raw:
+        one = self.builder.insert_element(ir.Constant(kind, ir.Undefined), scalar, _I32(0))
+        return self.builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), _constant(_WHOLES, 0))
+
+    def real_op(self, op: str, a: Raw, b: Raw) -> Raw:
+        return getattr(self.builder, {"+": "fadd", "-": "fsub", "*": "fmul", "/": "fdiv"}[op])(a, b)
+
+    def whole_op(self, op: str, a: Raw, b: Raw) -> Raw:
+        if op in ("min", "max"):
+            less = self.builder.icmp_signed("<", a, b)
+            return self.builder.select(less, a, b) if op == "min" else self.builder.select(less, b, a)
+        names = {"+": "add", "-": "sub", "*": "mul", "&": "and_", "|": "or_", "^": "xor", "<<": "shl", ">>": "lshr"}
+        return getattr(self.builder, names[op])(a, b)
+
+    def real_compare(self, op: str, a: Raw, b: Raw) -> Raw:
+        return self.builder.fcmp_ordered(op, a, b)
+
+    def whole_equal(self, a: Raw, b: Raw) -> Raw:
+        return self.builder.icmp_signed("==", a, b)
+
+    def both(self, a: Raw, b: Raw) -> Raw:
+        return self.builder.and_(a, b)
+
+    def opposite(self, a: Raw) -> Raw:
+        return self.builder.xor(a, _constant(_MASK, 1))
+
+    def choose(self, when: Raw, yes: Raw, no: Raw) -> Raw:
+        return self.builder.select(when, yes, no)
+
+    def square_root(self, a: Raw) -> Raw:
+        name = f"llvm.sqrt.v{N_LANES}f32"
+        known = self.module.globals.get(name)
+        return self.builder.call(known or ir.Function(self.module, ir.FunctionType(_REALS, [_REALS]), name), [a])
+
+    def real_to_bits(self, a: Raw) -> Raw:
+        return self.builder.bitcast(a, _WHOLES)
+
+    def bits_to_real(self, a: Raw) -> Raw:
+        return self.builder.bitcast(a, _REALS)
+
+    def whole_to_real(self, a: Raw) -> Raw:
+        return self.builder.sitofp(a, _REALS)
+
+    def real_to_whole(self, a: Raw) -> Raw:
+        return self.builder.fptosi(a, _WHOLES)
+
+    def half_to_real(self, a: Raw) -> Raw:
+        return self.builder.fpext(self.builder.bitcast(self.builder.trunc(a, _SHORTS), _HALVES), _REALS)
+
+    def real_to_half(self, a: Raw) -> Raw:
+        return self.builder.zext(self.builder.bitcast(self.builder.fptrunc(a, _HALVES), _SHORTS), _WHOLES)
+
+    # Rows of bytes in and out
+
+    def load_rows(self, pointer: Raw, strides: Sequence[Raw], n: int, memory: Raw, kind: ir.Type) -> None:
+        """memory[i] = element i of each lane's row; row k starts strides[k] bytes after the pointer."""
+        rows = [self._typed(pointer, stride, kind.element) for stride in strides]
+        for first, width in self._columns(n):
+            vectors = [self._load_part(self._place(row, first), width, kind) for row in rows]
+            for i, vector in enumerate(self._transposed(vectors)[:width]):
+                self.write(memory, first + i, vector)
+
+    def store_rows(self, pointer: Raw, strides: Sequence[Raw], n: int, memory: Raw, start: Any, kind: ir.Type) -> None:
+        """The reverse of load_rows, from memory[start] on."""
+        rows = [self._typed(pointer, stride, kind.element) for stride in strides]
+        for first, width in self._columns(n):
+            vectors = [self.read(memory, first + i + start) for i in range(width)]
+            vectors += [vectors[-1]] * (N_LANES - width)
+            for row, vector in zip(rows, self._transposed(vectors), strict=True):
+                self._store_part(vector, self._place(row, first), width)
+
+    def _columns(self, n: int) -> Iterator[tuple[Any, int]]:
+        """Columns in runs of sixteen, and what remains."""
+        n_whole = n - n % N_LANES
+        if n_whole > N_LANES:
+            for first in self.rounds(_I64(0), _I64(n_whole), N_LANES):
+                yield first, N_LANES
+        elif n_whole:
+            yield 0, N_LANES
+        if n % N_LANES:
+            yield n_whole, n % N_LANES
+
+    def _typed(self, pointer: Raw, stride: Raw, kind: ir.Type) -> Raw:
+        return self.builder.bitcast(self.builder.gep(pointer, [stride]), kind.as_pointer())
+
+    def _load_part(self, place: Raw, width: int, kind: ir.Type) -> Raw:
+        part = ir.VectorType(kind.element, width)
+        vector = self.builder.load(self.builder.bitcast(place, part.as_pointer()), align=1)
+        return (
+            vector if width == N_LANES else self._shuffle(vector, vector, [min(i, width - 1) for i in range(N_LANES)])
+        )
+
+    def _store_part(self, vector: Raw, place: Raw, width: int) -> None:
+        part = vector if width == N_LANES else self._shuffle(vector, vector, range(width))
+        self.builder.store(part, self.builder.bitcast(place, part.type.as_pointer()), align=1)
+
+    def _shuffle(self, a: Raw, b: Raw, order: Sequence[int]) -> Raw:
+        mask = ir.Constant(ir.VectorType(_I32, len(order)), [_I32(i) for i in order])
+        return self.builder.shuffle_vector(a, b, mask)
+
+    def _transposed(self, rows: list[Raw]) -> list[Raw]:
+        """16 x 16, in four rounds that each suit x86's 128-bit halves: 1, 2, then 4 and 8 elements change places."""
+        low = [lane * 4 + i + other for lane in range(4) for i in range(2) for other in (0, 16)]
+        high = [i + 2 for i in low]
+        low2 = [lane * 4 + i + other for lane in range(4) for other in (0, 16) for i in range(2)]
+        high2 = [i + 2 for i in low2]
+        even = [lane * 4 + i + other for other in (0, 16) for lane in (0, 2) for i in range(4)]
+        odd = [i + 4 for i in even]
+        quads = []  # quads[g][c]: in its lane L, rows 4g to 4g + 3 of column 4L + c
+        for g in range(0, 16, 4):
+            a, b, c, d = rows[g : g + 4]
+            ab, cd = self._shuffle(a, b, low), self._shuffle(c, d, low)
+            ab2, cd2 = self._shuffle(a, b, high), self._shuffle(c, d, high)
+            quads.append([self._shuffle(x, y, m) for x, y in ((ab, cd), (ab2, cd2)) for m in (low2, high2)])
+        columns: list[Raw] = [None] * 16
+        for c in range(4):
+            q = [quads[g][c] for g in range(4)]
+            for parity, pick in enumerate((even, odd)):
+                first, second = self._shuffle(q[0], q[1], pick), self._shuffle(q[2], q[3], pick)
+                columns[4 * parity + c] = self._shuffle(first, second, even)
+                columns[4 * (parity + 2) + c] = self._shuffle(first, second, odd)
+        return columns
+
+
+def _constant(kind: ir.Type, value: int) -> Raw:
+    return ir.Constant(kind, [ir.Constant(kind.element, value)] * N_LANES)
+
+
+@dataclass
+class LlvmBlock(Block):
+    """The blocks of a tile, one after the other."""
+
+    machine: LlvmMachine
+    pointer: Raw
+    block_bytes: int
+
+    def _strides(self, at: int) -> list[Raw]:
+        return [_I64(lane * self.block_bytes + at) for lane in range(N_LANES)]
+
+    def load(self, at: int, n_words: int) -> Wholes:
+        words = self.machine.wholes(n_words)
+        self.machine.load_rows(self.pointer, self._strides(at), n_words, words.memory, _WHOLES)
+        return words
+
+    def store(self, at: int, words: Wholes, n_words: int) -> None:
+        self.machine.store_rows(self.pointer, self._strides(at), n_words, words.memory, words.first, _WHOLES)
+
+    def load_short(self, at: int) -> Whole:
+        builder = self.machine.builder
+        vector: Raw = ir.Constant(_SHORTS, ir.Undefined)
+        for lane, stride in enumerate(self._strides(at)):
+            place = builder.bitcast(builder.gep(self.pointer, [stride]), _I16.as_pointer())
+            vector = builder.insert_element(vector, builder.load(place, align=1), _I32(lane))
+        return Whole(self.machine, builder.zext(vector, _WHOLES))
+
+    def store_short(self, at: int, value: Whole) -> None:
+        builder = self.machine.builder
+        vector = builder.trunc(value.raw, _SHORTS)
+        for lane, stride in enumerate(self._strides(at)):
+            place = builder.bitcast(builder.gep(self.pointer, [stride]), _I16.as_pointer())
+            builder.store(builder.extract_element(vector, _I32(lane)), place, align=1)
+
+
+def write_quantizer(quantize: Callable[[Machine, Reals, Block], None], block_size: int, block_bytes: int) -> str:
+    """The code of a quantizer: source is float32, target its blocks, n_tiles times sixteen of them."""
+    machine = LlvmMachine()
+    source, target, n_tiles = machine.function.args
+    for tile in machine.rounds(_I64(0), n_tiles, 1):
+        weights = machine.builder.gep(source, [(tile * (N_LANES * block_size * 4)).raw])
+        x = machine.reals(block_size)
+        strides = [_I64(lane * block_size * 4) for lane in range(N_LANES)]
+        machine.load_rows(weights, strides, block_size, x.memory, _REALS)
+        blocks = machine.builder.gep(target, [(tile * (N_LANES * block_bytes)).raw])
+        quantize(machine, x, LlvmBlock(machine, blocks, block_bytes))
+    return machine.finish()
+
+
+def write_dequantizer(dequantize: Callable[[Machine, Block, Reals], None], block_size: int, block_bytes: int) -> str:
+    """The code of a dequantizer: source is blocks, target float32, n_tiles times sixteen blocks of them."""
+    machine = LlvmMachine()
+    source, target, n_tiles = machine.function.args
+    for tile in machine.rounds(_I64(0), n_tiles, 1):
+        blocks = machine.builder.gep(source, [(tile * (N_LANES * block_bytes)).raw])
+        x = machine.reals(block_size)
+        dequantize(machine, LlvmBlock(machine, blocks, block_bytes), x)
+        weights = machine.builder.gep(target, [(tile * (N_LANES * block_size * 4)).raw])
+        strides = [_I64(lane * block_size * 4) for lane in range(N_LANES)]
+        machine.store_rows(weights, strides, block_size, x.memory, 0, _REALS)
+    return machine.finish()
+
+
+@dataclass(frozen=True)
+class Target:
+    """The processor that code is made for."""
+
+    cpu: str
+    features: str
+
+    @property
+    def can_run_kernels(self) -> bool:
+        return all(f"+{feature}" in self.features.split(",") for feature in _NEEDED_FEATURES)
+
+    def key(self, code: str) -> str:
+        """SHA-256 of all that machine code depends on."""
+        parts = (code, self.cpu, self.features, ".".join(map(str, binding.llvm_version_info)), llvmlite.__version__)
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+    def compile(self, code: str) -> bytes:
+        """An object file."""
+        machine = self._machine()
+        module = binding.parse_assembly(code)
+        module.triple, module.data_layout = machine.triple, str(machine.target_data)
+        tuning = binding.create_pipeline_tuning_options(speed_level=2)
+        tuning.loop_vectorization = tuning.slp_vectorization = tuning.loop_unrolling = False
+        builder = binding.create_pass_builder(machine, tuning)
+        builder.getModulePassManager().run(module, builder)
+        return bytes(machine.emit_object(module))
+
+    def _machine(self) -> Any:
+        target = binding.Target.from_triple(binding.get_process_triple())
+        return target.create_target_machine(cpu=self.cpu, features=self.features, opt=3, jit=True)
+
+    def load(self, compiled: bytes) -> LoadedKernel:
+        """Raises RuntimeError where the system forbids executable memory."""
+        machine = self._machine()
+        engine = binding.create_mcjit_compiler(binding.parse_assembly(""), machine)
+        engine.add_object_file(binding.ObjectFileRef.from_data(compiled))
+        engine.finalize_object()
+        address = engine.get_function_address("kernel")
+        if not address:
+            raise RuntimeError("the object file has no kernel")
+        return LoadedKernel(engine, address)
+
+
+class LoadedKernel:
+    """Machine code in memory. It lives as long as this object, which therefore keeps the engine that owns it."""
+
+    n_lanes = N_LANES
+
+    def __init__(self, engine: Any, address: int) -> None:
+        self._engine = engine
+        kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
+        self._call = kind(address)
+
+    def __call__(self, source: int, target: int, n_tiles: int) -> None:
+        """Addresses; the interpreter's lock is free meanwhile."""
+        if n_tiles:  # the loop's body comes before its test
+            self._call(source, target, n_tiles)
+
+
+def host() -> Target:
+    binding.initialize_native_target()
+    binding.initialize_native_asmprinter()
+    return Target(binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten())
