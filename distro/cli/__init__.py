@@ -5,10 +5,10 @@ Modules here import nothing heavy at the top, so that `--help` is instant.
 
 from __future__ import annotations
 
-import os
+import importlib
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import typer
@@ -20,7 +20,6 @@ from distro.errors import NotBuiltError, exit_code
 app = typer.Typer(
     name="distro",
     help="Fetch open model weights, prove them, convert and quantize them, run them, share them.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,  # rich costs more start-up time than everything else together
     pretty_exceptions_enable=False,
@@ -28,6 +27,12 @@ app = typer.Typer(
     epilog="Models live in the folder that DISTRO_HOME names, or in the platform's data folder.",
 )
 
+# In the order of a model's way through the house. Each is a function of its own name in a module of its own name;
+# `manifest` is a group of its own.
+_COMMANDS = (
+    "ls", "show", "fetch", "verify", "convert", "run", "compare", "torrent", "seed", "manifest", "rm", "gc",
+)  # fmt: skip
+_OLD_HABITS = {"list": "ls", "pull": "fetch", "download": "fetch"}
 # Commands of the plan that are still to come: they say so instead of being unknown.
 _PLANNED = ("inspect", "serve", "export", "doctor", "imatrix")
 
@@ -62,25 +67,16 @@ class Session:
         self.progress = console.progress(quiet=quiet)
 
 
-def _register() -> None:
-    """Add every command to the app, in the order of a model's way through the house."""
-    from distro.cli import compare, convert, fetch, gc, ls, manifest, rm, run, seed, show, torrent, verify
-
-    app.command("ls")(ls.ls)
-    app.command("list", hidden=True)(ls.ls)
-    app.command("show")(show.show)
-    app.command("fetch")(fetch.fetch)
-    app.command("pull", hidden=True)(fetch.fetch)
-    app.command("download", hidden=True)(fetch.fetch)
-    app.command("verify")(verify.verify)
-    app.command("convert")(convert.convert)
-    app.command("run")(run.run)
-    app.command("compare")(compare.compare)
-    app.command("torrent")(torrent.torrent)
-    app.command("seed")(seed.seed)
-    app.add_typer(manifest.app, name="manifest")
-    app.command("rm")(rm.rm)
-    app.command("gc")(gc.gc)
+def _register(arguments: Sequence[str]) -> None:
+    """Add commands to the app: the one that is asked for, or all of them where none is."""
+    asked = next((argument for argument in arguments if not argument.startswith("-")), "")
+    wanted = _OLD_HABITS.get(asked, asked)
+    for name in (wanted,) if wanted in _COMMANDS else _COMMANDS:
+        module = importlib.import_module(f"distro.cli.{name}")
+        if name == "manifest":
+            app.add_typer(module.app, name=name)
+        else:
+            app.command(asked if asked in _OLD_HABITS else name)(getattr(module, name))
     for name in _PLANNED:
         app.command(name, hidden=True, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})(
             _not_built(name)
@@ -96,19 +92,28 @@ def _not_built(name: str) -> Callable[[typer.Context], None]:
 
 def main() -> None:
     """The entry point: runs the app, turns every error into one line and its exit code."""
-    _register()
-    debug = "--debug" in sys.argv
+    arguments = sys.argv[1:]
+    _register(arguments)
     try:
-        app()
+        code = app(arguments or ["--help"], standalone_mode=False)
     except (KeyboardInterrupt, Exception) as error:
-        if debug:
+        if "--debug" in arguments:
             traceback.print_exc()
-        code = exit_code(error)
-        if isinstance(error, KeyboardInterrupt):
-            console.error("interrupted; run the same command again to go on")
-        elif code == 1 and not debug:
-            console.error(f"{type(error).__name__}: {error} (a fault of ours; --debug shows where)")
-        else:
-            console.error(str(error))
-        sys.stdout.flush()
-        os._exit(code) if code == 130 else sys.exit(code)
+        code = _explained(error)
+    if not arguments:
+        code = 2  # help is what is needed, and yet nothing was asked for
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _explained(error: BaseException) -> int:
+    """Say what went wrong, in one line; the exit code for it."""
+    if isinstance(error, typer.TyperException):  # a wrong option, a missing argument
+        console.error(f"{error.format_message()} (`distro --help` shows how)")
+        return error.exit_code
+    code = exit_code(error)
+    if isinstance(error, (KeyboardInterrupt, typer.Abort)):
+        console.error("interrupted; run the same command again to go on")
+        return 130
+    fault = f"{type(error).__name__}: {error} (a fault of ours; --debug shows where)"
+    console.error(fault if code == 1 else str(error))
+    return code

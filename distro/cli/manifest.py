@@ -13,7 +13,7 @@ from distro.errors import CannotCreateError, DistroError, NotFoundError, UsageEr
 if TYPE_CHECKING:
     from distro.manifest import Family, Model, Variant
 
-app = typer.Typer(name="manifest", help="Check manifests, and make new ones.", no_args_is_help=True)
+app = typer.Typer(name="manifest", help="Check manifests, and make new ones.")
 
 
 @app.command()
