@@ -57,11 +57,12 @@ def read(path: Path) -> Family:
 
 def parse(text: str, path: Path | str) -> Family:
     """The family that a manifest's text describes; `path` is for messages. Raises MalformedManifestError."""
-    if deep := _DEEP_KEY.search(text):
-        place = _place(text, deep.start())
-        raise MalformedManifestError(
-            path, "TOML", found="a key of many parts", allowed=f"{_DEEPEST_KEY} parts at most", line=place
-        )
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.count(".") >= _DEEPEST_KEY and (deep := _DEEP_KEY.search(line)):
+            raise MalformedManifestError(
+                path, "TOML", found="a key of many parts", allowed=f"{_DEEPEST_KEY} parts at most",
+                line=f"{number}:{deep.start() + 1}",
+            )  # fmt: skip
     try:
         values = tomllib.loads(text)
     except RecursionError as error:
@@ -200,8 +201,9 @@ def _judge_paths(variant: Variant, tables: Sequence[Table]) -> None:
             table.refuse("path", file.path, f"a path other than {other}, where case makes no difference too")
         seen[fold_path(file.path)] = file.path
     for file, table in zip(variant.files, tables, strict=True):
-        for folder in list(Path(fold_path(file.path)).parents)[:-1]:
-            if other := seen.get(folder.as_posix()):
+        folder = fold_path(file.path)
+        while folder := folder.rpartition("/")[0]:
+            if other := seen.get(folder):
                 table.refuse("path", file.path, f"a path that is not below the file {other}")
 
 
