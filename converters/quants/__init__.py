@@ -79,9 +79,8 @@ def encode(weights: npt.NDArray[np.float32], dtype: DType, *, tensor: str, first
 
 
 def _refuse_unrepresentable(weights: npt.NDArray[np.float32], quant: Quant, tensor: str, first_index: int) -> None:
-    if quant.LIMIT is None:
+    limit = quant.LIMIT
+    if limit is None or weights.size == 0 or (weights.max() < limit and weights.min() > -limit):  # false for NaN
         return
-    held = np.abs(weights) < np.float32(quant.LIMIT)  # false for NaN too
-    if not held.all():
-        index = int(np.argmin(held))
-        raise UnrepresentableError(tensor, first_index + index, float(weights.flat[index]), quant.DTYPE.name)
+    index = int(np.argmin(np.abs(weights) < limit))
+    raise UnrepresentableError(tensor, first_index + index, float(weights.flat[index]), quant.DTYPE.name)

@@ -53,6 +53,16 @@ class KernelQuant:
 
     def quantize_blocks(self, weights: Weights) -> Blocks:
         out = np.empty((len(weights), self.DTYPE.block_bytes), np.uint8)
+        self.quantize_into(out, weights)
+        return out
+
+    def dequantize_blocks(self, blocks: Blocks) -> Weights:
+        out = np.empty((len(blocks), self.DTYPE.block_size), np.float32)
+        self.dequantize_into(out, blocks)
+        return out
+
+    def quantize_into(self, out: Blocks, weights: Weights) -> None:
+        """`quantize_blocks` into memory that is there already, which may save as much time as the work takes."""
         kernel = self._kernel("quantize")
         if kernel:
             _run(kernel, weights, out)
@@ -61,10 +71,9 @@ class KernelQuant:
             machine = NumpyMachine(len(part))
             x = Reals(machine, np.ascontiguousarray(part.T))
             self._module.quantize(machine, x, NumpyBlock(machine, out[start : start + len(part)]))
-        return out
 
-    def dequantize_blocks(self, blocks: Blocks) -> Weights:
-        out = np.empty((len(blocks), self.DTYPE.block_size), np.float32)
+    def dequantize_into(self, out: Weights, blocks: Blocks) -> None:
+        """`dequantize_blocks` into memory that is there already."""
         kernel = self._kernel("dequantize")
         if kernel:
             _run(kernel, blocks, out)
@@ -74,7 +83,6 @@ class KernelQuant:
             x = machine.reals(self.DTYPE.block_size)
             self._module.dequantize(machine, NumpyBlock(machine, part), x)
             out[start : start + len(part)] = x.memory.T
-        return out
 
     def _kernel(self, direction: str) -> LoadedKernel | None:
         """Compiled when it is first asked for; None where only numpy will do."""
