@@ -80,22 +80,19 @@ def sniff(path: Path) -> bool:
 def open_checkpoint(path: Path) -> Checkpoint:
     """The model in a folder, or the one whose weights are this file.
 
-    Every shard's directory is read and judged before any tensor is given out. Raises MissingError for config.json or
-    a shard that is not there, MalformedError naming the tensor, the key as a JSON pointer, or the shard; UnsafeError
-    for weights that name code and links that leave the folder; UnsupportedError for architectures and quantization
-    schemes that we do not read.
+    Every shard is judged before anything else, so that one that names code is called so whatever it lies beside.
+    Raises MissingError for config.json or a shard that is not there, MalformedError naming the tensor, the key as a
+    JSON pointer, or the shard; UnsafeError for weights that name code and links that leave the folder;
+    UnsupportedError for architectures and quantization schemes that we do not read.
     """
     folder = path if path.is_dir() else path.parent
-    config_path = inside(folder, "config.json")
-    if not config_path.exists():
-        raise MissingError(config_path, f"hyper-parameters were expected beside {path.name}")
-    config = Fields(config_path, json_file.read(config_path, max_bytes=_LARGEST_CONFIG), "/")
-    _check_plain(config)
-    architecture = _architecture(config)
-    parameters = architecture.from_config(config)
+    _check_links(folder)
     with ExitStack() as stack:
         weights = _find_weights(folder) if path.is_dir() else _Weights(_format_of(path), (path.name,))
         found, files = _read_shards(stack, folder, weights)
+        config = _config_of(folder, path.name)
+        architecture = _architecture(config)
+        parameters = architecture.from_config(config)
         tensors, dropped = _by_gguf_name(architecture, parameters, found, weights.index or files[0].path)
         vocabulary = read_vocabulary(folder, parameters.vocab_size)
         checkpoint = Checkpoint(
@@ -113,14 +110,26 @@ def open_checkpoint(path: Path) -> Checkpoint:
     return checkpoint
 
 
-def _check_plain(config: Fields) -> None:
-    """Weights that somebody quantized are numbers that mean something else; nothing is made of them unawares."""
+def _check_links(folder: Path) -> None:
+    """Configuration, tokenizer and templates are carried into results, so they must be this folder's own."""
+    for path in folder.iterdir():
+        if path.suffix in (".json", ".jinja", ".model"):
+            inside(folder, path.name)
+
+
+def _config_of(folder: Path, beside: str) -> Fields:
+    """config.json of plain weights; quantized ones are numbers that mean something else."""
+    path = folder / "config.json"
+    if not path.exists():
+        raise MissingError(path, f"hyper-parameters were expected beside {beside}")
+    config = Fields(path, json_file.read(path, max_bytes=_LARGEST_CONFIG), "/")
     quantization = config.section("quantization_config")
     if quantization is not None:
         raise UnsupportedError(
             config.path, "/quantization_config/quant_method",
             found=quantization.values.get("quant_method"), allowed="weights in F32, F16 or BF16",
         )  # fmt: skip
+    return config
 
 
 def _architecture(config: Fields) -> Architecture:
@@ -177,7 +186,7 @@ def _warned(weights: _Weights, warning: str) -> _Weights:
 def _from_index(folder: Path, kind: str) -> _Weights:
     """The shards that an index names: plain file names of its own kind, all of them there."""
     _, index, ending = _WEIGHTS[kind]
-    path = inside(folder, index)
+    path = folder / index
     fields = Fields(path, json_file.read(path, max_bytes=_LARGEST_INDEX), "/")
     section = fields.section("weight_map")
     if section is None or not section.values:
@@ -262,12 +271,12 @@ def _by_gguf_name(
         _check_info(stored, shapes[ours])
         renamed = RenamedTensor(stored, ours)
         tensors[ours] = ReorderedTensor(renamed, order) if architecture.heads_to_reorder(ours, parameters) else renamed
+    taken = {(each.file.path, each.offset_in_file) for name, each in found.items() if name not in left}
     dropped = []
     for name, stored in left.items():
         if name == _OUTPUT and parameters.tied_embeddings:
-            dropped.append(
-                f"{name} is not read: config.json says that the embedding is the output (tie_word_embeddings)"
-            )
+            if (stored.file.path, stored.offset_in_file) not in taken:  # PyTorch's files hold both names of one storage
+                dropped.append(f"{name} is not read: by config.json (tie_word_embeddings) the embedding is the output")
         elif not name.endswith(_DERIVED):
             allowed = f"the tensors of a {architecture.NAME} of {parameters.n_layers} layers"
             raise MalformedError(stored.file.path, name, found="an unknown tensor", allowed=allowed)

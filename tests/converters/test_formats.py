@@ -1,0 +1,76 @@
+"""The table of formats: a path finds its format by content, and what has none is called by its name."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+
+from converters.errors import MalformedError, MissingError, UnsafeError, UnsupportedError
+from converters.formats import FORMATS, open_checkpoint
+from tests.fakes import tiny_llama
+
+
+def test_a_names_ending_means_nothing(tmp_path: Path) -> None:
+    folder = tiny_llama.write(tmp_path)
+    (folder / "model.safetensors").rename(folder / "weights.gguf")
+    with open_checkpoint(folder / "weights.gguf") as checkpoint:
+        assert checkpoint.format == "safetensors"
+
+
+OTHERS = [
+    (b"", "an empty file"),
+    (b"hello, I am a model", "a file that begins with b'hello, I'"),
+    (b"<html>", "an HTML page"),
+    (b"\x89PNG\r\n", "a PNG image"),
+    (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
+    (b"tjgg\x03\x00\x00\x00", "a GGML file from before GGUF"),
+    (b'{"a": 1}', "JSON text"),
+]
+
+
+@pytest.mark.parametrize(("data", "found"), OTHERS, ids=[case[1][:16] for case in OTHERS])
+def test_what_no_format_knows_is_called_by_its_name(tmp_path: Path, data: bytes, found: str) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(data)
+    with pytest.raises(UnsupportedError) as caught:
+        open_checkpoint(path)
+    assert str(caught.value.found).startswith(found)
+    assert caught.value.allowed == "gguf, huggingface"
+
+
+def test_nothing_and_an_empty_folder_are_missing(tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match="a checkpoint to read was expected here"):
+        open_checkpoint(tmp_path / "nothing")
+    with pytest.raises(MissingError, match=r"config\.json: not found"):
+        open_checkpoint(tmp_path)
+
+
+def test_a_fifo_answers_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "model.gguf")
+    with pytest.raises(MalformedError, match="found no regular file"):
+        open_checkpoint(tmp_path / "model.gguf")
+
+
+@pytest.mark.parametrize("known", FORMATS, ids=[known.NAME for known in FORMATS])
+def test_sniffing_never_raises(tmp_path: Path, known: object) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "short").write_bytes(b"\x80")
+    for path in (tmp_path, *tmp_path.iterdir(), tmp_path / "nothing"):
+        assert known.sniff(path) is False  # type: ignore[attr-defined]
+
+
+class Attack:
+    def __reduce__(self) -> object:
+        return (print, ("never",))
+
+
+def test_code_in_weights_is_the_first_thing_said(tmp_path: Path) -> None:
+    path = tmp_path / "model.bin"
+    path.write_bytes(pickle.dumps(Attack()))
+    with pytest.raises(UnsafeError, match=r"found builtins\.print"):
+        open_checkpoint(path)
