@@ -101,8 +101,10 @@ class HubSource(StreamSource):
 
 
 def _api(settings: Settings) -> HfApi:
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, constants
 
+    # Otherwise it asks the hub for a list of agents to recognise in our environment, and reports the one it finds.
+    constants.HF_HUB_DISABLE_TELEMETRY = True
     return HfApi(endpoint=settings.hub_endpoint, token=settings.hub_token, library_name="weights-distro")
 
 
