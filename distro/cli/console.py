@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -65,6 +65,9 @@ def size(n_bytes: int | None) -> str:
     return f"{value:.1f} TB"
 
 
+_LINE_EVERY_S = 5.0
+
+
 class _TqdmBar:
     def __init__(self, bar: tqdm[Any]) -> None:
         self._bar = bar
@@ -84,18 +87,54 @@ class _TqdmBar:
         self._bar.close()
 
 
-@dataclass(frozen=True)
+class _LineBar:
+    """A bar where nothing can be drawn over: a line when five seconds have passed, and nothing for short work."""
+
+    def __init__(self, title: str, total: int | None, done: int) -> None:
+        self._title, self._total, self._done = title, total, done
+        self._note = ""
+        self._next_s = time.monotonic() + _LINE_EVERY_S
+
+    def advance(self, n_bytes: int) -> None:
+        self._done += n_bytes
+        now_s = time.monotonic()
+        if now_s >= self._next_s:
+            self._next_s = now_s + _LINE_EVERY_S
+            share = (
+                f"{100 * self._done / self._total:.0f} % of {size(self._total)}" if self._total else size(self._done)
+            )
+            say(f"{shown(self._title)}: {share}{', ' if self._note else ''}{self._note}")
+
+    def note(self, text: str) -> None:
+        self._note = text
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+
+class _Lines:
+    """Progress for a pipe or a log: lines now and then."""
+
+    def bar(self, title: str, total: int | None, done: int = 0) -> _LineBar:
+        return _LineBar(title, total, done)
+
+    def say(self, text: str) -> None:
+        say(shown(text))
+
+
 class _Bars:
-    """tqdm's bars on stderr: live on a terminal, a line every few seconds in a pipe or a log."""
+    """Progress for a terminal: tqdm's bars on stderr."""
 
     def bar(self, title: str, total: int | None, done: int = 0) -> _TqdmBar:
         from tqdm import tqdm
 
-        live = sys.stderr.isatty()
         bar = tqdm(
-            total=total, initial=done, desc=shown(title), unit="B", unit_scale=True, dynamic_ncols=True,
-            leave=False, mininterval=0.1 if live else 5.0, file=sys.stderr, ascii=None if live else True,
-            disable=None if live else False, delay=0 if live else 5.0,
+            total=total, initial=done, desc=shown(title), unit="B", unit_scale=True, dynamic_ncols=True, leave=False
         )  # fmt: skip
         return _TqdmBar(bar)
 
@@ -106,5 +145,7 @@ class _Bars:
 
 
 def progress(*, quiet: bool) -> Progress:
-    """Bars and words on stderr, or nothing at all."""
-    return Silent() if quiet else _Bars()
+    """Bars on a terminal, lines elsewhere, or nothing at all."""
+    if quiet:
+        return Silent()
+    return _Bars() if sys.stderr.isatty() else _Lines()
