@@ -52,6 +52,9 @@ _PICKLE = re.compile(rb"\x80[\x01-\x05]|[(\]})]*[ci][\w.]+\n[\w.]+\n")
 
 def of(head: bytes) -> Signature | None:
     """The signature in a file's first bytes, None for nothing that we know."""
+    # First, because its length may be any number: 640 is how a pickle begins.
+    if int.from_bytes(head[:8], "little") <= 100_000_000 and head[8:].lstrip(b" \t\r\n")[:1] == b"{":
+        return Signature.SAFETENSORS
     for magic, signature in _AT_THE_START.items():
         if head.startswith(magic):
             return signature
@@ -61,8 +64,6 @@ def of(head: bytes) -> Signature | None:
         return Signature.EXECUTORCH
     if _PICKLE.match(head):
         return Signature.PICKLE
-    if int.from_bytes(head[:8], "little") <= 100_000_000 and head[8:].lstrip(b" \t\r\n")[:1] == b"{":
-        return Signature.SAFETENSORS
     text = head.lstrip().lower()
     if text.startswith((b"<!doctype html", b"<html")):
         return Signature.HTML

@@ -238,6 +238,8 @@ VALID_ONES = [
     ("metadata empty", packed('{"__metadata__":{}}'), {}),
     ("space before the header", packed(' \n{"t":{"dtype":"U8","shape":[],"data_offsets":[0,1]}}', b"7"), {"t": ()}),
     ("no weights", of(entry(shape=[0, 1 << 40], offsets=[0, 0]), entry(), data=4), {"t0": (0, 1 << 40), "t1": (4,)}),
+    ("a length like a pickle's first bytes", packed(b"{}".ljust(0x280)), {}),
+    ("a length like gzip's first bytes", packed(b"{}".ljust(0x8B1F)), {}),
     ("any order in the header", of(entry(offsets=[4, 8]), entry(), data=8), {"t0": (4,), "t1": (4,)}),
 ]
 
