@@ -15,6 +15,7 @@ from distro.config import Settings
 from distro.digest import sha256_of
 from distro.errors import (
     CannotCreateError,
+    MalformedManifestError,
     NotFoundError,
     NotPermittedError,
     NotThereError,
@@ -77,8 +78,7 @@ class _Fetch:
 
     def run(self, wanted: tuple[File, ...], folder: Path | None, peers: Sequence[tuple[str, int]]) -> None:
         self._refuse_our_own_name(wanted)
-        receipt = None if self.target else self.store.receipt(self.model.name, self.variant.name)
-        self.received = dict(receipt.files) if receipt else {}
+        self.received = self._known_from_receipt()
         missing = tuple(file for file in wanted if not self._is_here(file))
         if missing:
             self._check_room(missing)
@@ -89,6 +89,14 @@ class _Fetch:
             self._write_receipt()
         for reference in self.variant.sources:
             self.store.discard_work(reference)
+
+    def _known_from_receipt(self) -> dict[str, Entry]:
+        try:
+            receipt = None if self.target else self.store.receipt(self.model.name, self.variant.name)
+        except MalformedManifestError as error:
+            self.progress.say(f"{error}; not believed, so all is read again")
+            return {}
+        return dict(receipt.files) if receipt else {}
 
     def _refuse_our_own_name(self, wanted: tuple[File, ...]) -> None:
         if self.target is None and any(file.path.casefold() == "receipt.json" for file in wanted):

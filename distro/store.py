@@ -100,9 +100,8 @@ class Store:
 
         path = self._partial / "locks" / f"{_component(model)}.{_component(variant)}.lock"
         lock = filelock.FileLock(path, mode=0o600)
-        with disk.told(path):
-            disk.make_folder(path.parent, private=self._partial)
         try:
+            disk.make_folder(path.parent, private=self._partial)
             lock.acquire(blocking=False)
         except filelock.Timeout:
             waiting()

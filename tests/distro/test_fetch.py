@@ -314,9 +314,17 @@ print(fetch(settings, Model("m", 1, "llama", "v", (variant,)), variant, progress
 """
 
 
-def _child(settings: Settings, hub: FakeHub) -> subprocess.Popen[str]:
+NO_LOCKS = """
+import filelock
+def acquire(*_, **__):
+    raise NotImplementedError("a file system without locks")
+filelock.FileLock.acquire = acquire
+"""
+
+
+def _child(settings: Settings, hub: FakeHub, before: str = "") -> subprocess.Popen[str]:
     facts = [str(settings.home), f"{hub.url}/plain/", WEIGHTS.path, str(len(DATA)), sha256(DATA)]
-    return subprocess.Popen([sys.executable, "-c", CHILD, *facts], stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen([sys.executable, "-c", before + CHILD, *facts], stdout=subprocess.PIPE, text=True)
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
@@ -375,6 +383,28 @@ def test_many_processes_make_one_download(hub: FakeHub, settings: Settings) -> N
     assert len(set(told)) == 1
     assert Path(told[0].strip()).read_bytes() == DATA
     assert hub.n_sent() == len(DATA)
+
+
+def test_many_processes_without_locks_make_no_wrong_byte(hub: FakeHub, settings: Settings) -> None:
+    hub.faults = [Fault(times=2, cut_after=1_000_000), Fault(times=1, flip_at=77), Fault(rate=6_000_000)]
+    children = [_child(settings, hub, NO_LOCKS) for _ in range(4)]
+    told = [child.communicate(timeout=60)[0] for child in children]
+    assert sorted(child.returncode for child in children) == [0, 0, 0, 1]  # the one that was lied to
+    assert (settings.home / "models/m/v" / WEIGHTS.path).read_bytes() == DATA
+    assert len({text for text in told if text}) == 1
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 2}'])
+def test_a_receipt_that_is_broken_is_not_believed_and_written_anew(hub: FakeHub, settings: Settings, text: str) -> None:
+    folder = _fetch(settings, _variant(f"{hub.url}/plain/"))
+    good = (folder / "receipt.json").read_bytes()
+    (folder / "receipt.json").write_text(text)
+    hub.requests.clear()
+    words = Words()
+    _fetch(settings, _variant(f"{hub.url}/plain/"), words)
+    assert hub.requests == []
+    assert "not believed" in words.said[0]
+    assert json.loads((folder / "receipt.json").read_bytes())["files"].keys() == json.loads(good)["files"].keys()
 
 
 # Failing over
