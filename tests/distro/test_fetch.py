@@ -386,7 +386,7 @@ def test_many_processes_make_one_download(hub: FakeHub, settings: Settings) -> N
 
 
 def test_many_processes_without_locks_make_no_wrong_byte(hub: FakeHub, settings: Settings) -> None:
-    hub.faults = [Fault(times=2, cut_after=1_000_000), Fault(times=1, flip_at=77), Fault(rate=6_000_000)]
+    hub.faults = [Fault(times=2, cut_after=1_000_000), Fault(times=1, flip_at=3_000_000), Fault(rate=6_000_000)]
     children = [_child(settings, hub, NO_LOCKS) for _ in range(4)]
     told = [child.communicate(timeout=60)[0] for child in children]
     assert sorted(child.returncode for child in children) == [0, 0, 0, 1]  # the one that was lied to
