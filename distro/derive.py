@@ -6,6 +6,7 @@ The result appears under its name whole and proven, or not at all.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,11 +28,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Derived:
-    """What was made. path: its file or folder. verdict: None where the check was waived."""
+    """What was made. path: its file or folder. verdict: None where nothing was checked, and made_before says why."""
 
     path: Path
     plan: Plan
     verdict: Verdict | None
+    made_before: bool = False
 
 
 class CheckFailedError(RefusedError):
@@ -39,26 +41,51 @@ class CheckFailedError(RefusedError):
 
 
 def into_store(
-    store: Store, source: Path, recipe: Recipe, model: str, variant: str, *, threads: int, check: bool, progress: Progress
+    store: Store,
+    source: Path,
+    recipe: Recipe,
+    model: str,
+    variant: str,
+    *,
+    threads: int,
+    check: bool,
+    progress: Progress,
 ) -> Derived:
     """Make a variant of a model of the store, receipt and all.
 
-    Raises CannotCreateError if that variant is there already, CheckFailedError, and what `converters` raises.
+    If it is there already from the same recipe and the same inputs, it is left as it is. Raises CannotCreateError if
+    something else has its name, CheckFailedError, and what `converters` raises.
     """
-    with store.result(store.folder(model, variant)) as result, open_checkpoint(source) as checkpoint:
+    target = store.folder(model, variant)
+    with open_checkpoint(source) as checkpoint:
         made = plan.make(checkpoint, recipe, model)
-        verdict = _fill(checkpoint, made, result, threads=threads, check=check, progress=progress)
-        receipt = Receipt(
-            model=model,
-            variant=variant,
-            format=recipe.target,
-            files=_entries(result, made, f"made here from {source.name}"),
-            recipe=json.loads(recipe.canonical()),
-            inputs=_inputs(store, checkpoint),
-        ).to_bytes()
-        result.create("receipt.json", len(receipt)).write_at(0, receipt)
-        result.publish()
-    return Derived(result.target, made, verdict)
+        inputs = _inputs(store, checkpoint)
+        if _is_the_same(store.receipt(model, variant), recipe, inputs):
+            return Derived(_path_in(target, made), made, None, made_before=True)
+        with store.result(target) as result:
+            verdict = _fill(checkpoint, made, result, threads=threads, check=check, progress=progress)
+            receipt = Receipt(
+                model=model,
+                variant=variant,
+                format=recipe.target,
+                files=_entries(result, made, f"made here from {source.name}"),
+                recipe=json.loads(recipe.canonical()),
+                inputs=inputs,
+            ).to_bytes()
+            result.create("receipt.json", len(receipt)).write_at(0, receipt)
+            result.publish()
+    return Derived(_path_in(target, made), made, verdict)
+
+
+def _is_the_same(receipt: Receipt | None, recipe: Recipe, inputs: Mapping[str, str]) -> bool:
+    if receipt is None:
+        return False
+    return receipt.recipe == json.loads(recipe.canonical()) and receipt.inputs == inputs
+
+
+def _path_in(folder: Path, made: Plan) -> Path:
+    """What a user opens: the one file of a GGUF, or the folder."""
+    return folder / made.files[0].path if len(made.files) == 1 else folder
 
 
 def into_path(
@@ -100,7 +127,7 @@ def _fill(
         return None
     from distro.runtime.check import compare
 
-    with open_checkpoint(result.path) as converted:
+    with open_checkpoint(result.path if result.path.is_file() else _path_in(result.path, made)) as converted:
         verdict = compare(checkpoint, converted)
     if not verdict.passed:
         raise CheckFailedError(f"{shown(str(result.target))}: not kept, {'; '.join(verdict.failures)}")
@@ -108,9 +135,7 @@ def _fill(
 
 
 def _entries(result: Result, made: Plan, source: str) -> dict[str, Entry]:
-    return {
-        file.path: Entry(sha256_of(result.path / file.path), file.size, source, now()) for file in made.files
-    }
+    return {file.path: Entry(sha256_of(result.path / file.path), file.size, source, now()) for file in made.files}
 
 
 def _inputs(store: Store, checkpoint: Checkpoint) -> dict[str, str]:

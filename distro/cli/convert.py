@@ -29,9 +29,7 @@ def convert(
     name: Annotated[str, typer.Option("--name", help="Name of the new variant (default: its type).")] = "",
     threads: Annotated[int, typer.Option("--threads", min=1, help="Default: one for each core.")] = os.cpu_count() or 1,
     check: Annotated[bool, typer.Option("--check/--no-check", help="Prove the result against its source.")] = True,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the plan and the exact size only.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and the exact size only.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Convert and quantize in one pass, and check that the result still speaks."""
@@ -66,7 +64,8 @@ def convert(
         verdict = made.verdict.to_json() if made.verdict else None
         console.result_json({"path": str(made.path), "size": made.plan.size, "check": verdict})
         return
-    for line in made.verdict.lines() if made.verdict else ("not checked",):
+    unchecked = "is here already, from the same recipe and the same inputs" if made.made_before else "not checked"
+    for line in made.verdict.lines() if made.verdict else [unchecked]:
         console.say(line)
     console.result(str(made.path))
 
