@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from converters.errors import shown
 from distro.cli import console
 
 if TYPE_CHECKING:
@@ -48,14 +49,10 @@ def torrent(
     if as_json:
         console.result_json({"schema": 1, "path": str(target), **describe(made, offered.label)})
         return
-    console.table(
-        ("", ""),
-        [
-            ("torrent", str(target)),
-            ("files", f"{len(made.files)}, {console.size(made.size)}, pieces of {made.piece_length // 1024} KiB"),
-            *((f"infohash {version}", infohash) for version, infohash in _infohashes(made).items()),
-        ],
-    )
+    size, pieces = console.size(made.size), f"pieces of {made.piece_length // 1024} KiB"
+    console.result(f"{shown(str(target))}: {len(made.files)} files, {size}, {pieces}")
+    for version, infohash in _infohashes(made).items():
+        console.result(f"infohash {version}  {infohash}")
     console.result(made.magnet(offered.label))
 
 

@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING
 
 from converters.errors import shown
 from distro.config import Settings
-from distro.errors import DiskFullError, NotThereError, SourceError, StorageError, WrongBytesError
+from distro.errors import DiskFullError, NotThereError, SourceError, StorageError, UsageError, WrongBytesError
 from distro.manifest import File, Variant
 from distro.progress import Bar
 from distro.sources.base import Source
 from distro.swarm.session import Session, open_session
-from distro.swarm.torrents import Torrent, TorrentFile, from_info, parse_magnet, read
+from distro.swarm.torrents import Torrent, TorrentFile, from_info, parse_magnet, read, require_libtorrent
 
 if TYPE_CHECKING:
     import libtorrent as lt
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 _TICK_S = 0.2
 _BLOCK_BYTES = 16 * 1024  # less than this in `timeout_s` is no progress
+_AFTER_A_LIE_S = 3.0
 _MOST_TROUBLES = 3  # in an error message
 _MOST_PEERS = 50  # remembered from one file to the next
 _CHOSEN = 4  # libtorrent's default priority; 0 is "not at all"
@@ -69,6 +70,10 @@ class _Swarm:
 
     def __init__(self, settings: Settings, reference: str, peers: Sequence[tuple[str, int]]) -> None:
         self._settings = settings
+        try:
+            require_libtorrent()
+        except UsageError as error:  # another source may do
+            raise SourceError("swarm", str(error)) from error
         if _is_magnet(reference):
             self._torrent = None
             self._magnet = parse_magnet(reference)
@@ -77,6 +82,8 @@ class _Swarm:
             self._magnet = parse_magnet(self._torrent.magnet())
         self._open = ExitStack()
         self._session: Session | None = None
+        self._liars: set[str] = set()  # addresses, as are the next
+        self._shunned: set[str] = set()
         self.name = f"swarm {self._magnet.infohash[:16]}"
         if settings.offline:
             raise SourceError(self.name, "no network is to be used")
@@ -90,8 +97,7 @@ class _Swarm:
             return
         area = partial.path.with_name(partial.path.name.partition(".")[0] + ".swarm")
         area.mkdir(mode=0o700, exist_ok=True)
-        with self._running(self._file_params(torrent, wanted, area)) as handle:
-            self._await_file(handle, wanted, partial.size, bar)
+        self._bring(torrent, wanted, area, _Meter(bar, partial.size))
         partial.adopt(area / "data")
         shutil.rmtree(area, ignore_errors=True)
 
@@ -168,19 +174,49 @@ class _Swarm:
             watch.look(handle)
         return found.info_section()
 
-    def _await_file(self, handle: lt.torrent_handle, wanted: TorrentFile, n_counted: int, bar: Bar) -> None:
-        """Until the file is complete; n_counted: bytes that the bar shows already."""
+    def _bring(self, torrent: Torrent, wanted: TorrentFile, area: Path, meter: _Meter) -> None:
+        """Until the file is complete. Whoever was banned for wrong bytes is left out, then tried alone.
+
+        libtorrent 2.1 asks nobody else for a piece of one block that came wrong, so a try is begun anew without those
+        who were banned; and where several peers sent a piece it may ban the honest ones too, so that nobody is called
+        a liar but who sent wrong bytes when asked alone. Raises SourceError.
+        """
+        shunned = set(self._shunned)
+        suspects = sorted(shunned - self._liars)
+        while True:
+            banned, trouble = self._try(torrent, wanted, area, meter, shunned)
+            if trouble is None:
+                self._shunned = shunned  # whoever was enough for this file comes first for the next
+                return
+            known = {host for host, _ in self._peers}
+            if known - shunned == banned and len(banned) == 1:
+                self._liars |= banned
+            suspects += sorted(banned - self._liars - set(suspects))
+            others = known - shunned - banned
+            if banned and (others or (self._magnet.trackers and banned - shunned)):
+                shunned |= banned
+            elif suspects:
+                shunned = known - {suspects.pop(0)}
+            else:
+                raise trouble
+
+    def _try(
+        self, torrent: Torrent, wanted: TorrentFile, area: Path, meter: _Meter, shunned: set[str]
+    ) -> tuple[set[str], SourceError | None]:
+        """(addresses of peers that were banned, why nothing comes any more: None if the file is complete)"""
         import libtorrent as lt
 
+        self._connected().shun(shunned)
         watch = self._watch(wanted.path)
-        while True:
-            status = watch.look(handle)
-            n_verified = handle.file_progress(lt.torrent_handle.piece_granularity)[wanted.index]
-            bar.advance(max(0, n_verified - n_counted))
-            n_counted = max(n_counted, n_verified)
-            bar.note(f"peers {status.num_peers} ({status.num_seeds} seeds)")
-            if status.is_finished:
-                return
+        with self._running(self._file_params(torrent, wanted, area)) as handle:
+            try:
+                while True:
+                    status = watch.look(handle)
+                    meter.show(status, handle.file_progress(lt.torrent_handle.piece_granularity)[wanted.index])
+                    if status.is_finished:
+                        return watch.banned, None
+            except SourceError as error:
+                return watch.banned, error
 
     def _watch(self, what: str) -> _Watch:
         asked = [f"{len(self._magnet.trackers)} trackers asked"] if self._magnet.trackers else []
@@ -188,14 +224,34 @@ class _Swarm:
         return _Watch(self._connected(), f"{self.name}: {shown(what)}", self._settings.timeout_s, asked)
 
 
+class _Meter:
+    """The bar of one file, which only grows. n_bytes: what it shows."""
+
+    def __init__(self, bar: Bar, n_bytes: int) -> None:
+        self._bar, self._n_bytes = bar, n_bytes
+        self._peers = ""
+
+    def show(self, status: lt.torrent_status, n_verified: int) -> None:
+        self._bar.advance(max(0, n_verified - self._n_bytes))
+        self._n_bytes = max(n_verified, self._n_bytes)
+        peers = f"peers {status.num_peers} ({status.num_seeds} seeds)"
+        if peers != self._peers:
+            self._bar.note(peers)
+            self._peers = peers
+
+
 class _Watch:
-    """Looks after one wait: gives up when nothing comes, and then says what was tried."""
+    """Looks after one wait: gives up when nothing comes, and then says what was tried.
+
+    banned: addresses of peers that were banned for wrong bytes; after the first of them patience is short.
+    """
 
     def __init__(self, session: Session, what: str, timeout_s: float, asked: Sequence[str]) -> None:
         self._session, self._what, self._timeout_s, self._asked = session, what, timeout_s, asked
         self._n_payload = 0
         self._deadline = time.monotonic() + timeout_s
         self._troubles: dict[str, None] = {}  # in order, each once
+        self.banned: set[str] = set()
 
     def look(self, handle: lt.torrent_handle) -> lt.torrent_status:
         """Wait a moment, then the state of things. Raises SourceError, DiskFullError, StorageError."""
@@ -207,16 +263,23 @@ class _Watch:
         checking = status.state in (lt.torrent_status.checking_files, lt.torrent_status.checking_resume_data)
         if checking or status.is_finished or status.total_payload_download >= self._n_payload + _BLOCK_BYTES:
             self._n_payload = status.total_payload_download
-            self._deadline = time.monotonic() + self._timeout_s
+            self._deadline = time.monotonic() + self._patience_s
         elif time.monotonic() > self._deadline:
             tried = [f"{status.num_peers} of {status.list_peers} known peers connected", *self._asked]
-            why = f"nothing came in {self._timeout_s:g} s ({', '.join(tried)})"
+            why = f"nothing came in {self._patience_s:g} s ({', '.join(tried)})"
             raise SourceError(self._what, "; ".join([why, *self._troubles]))
         return status
+
+    @property
+    def _patience_s(self) -> float:
+        return min(self._timeout_s, _AFTER_A_LIE_S) if self.banned else self._timeout_s
 
     def _note(self, alert: lt.alert) -> None:
         import libtorrent as lt
 
+        if isinstance(alert, lt.peer_ban_alert):
+            self.banned.add(alert.endpoint[0])
+            self._deadline = min(self._deadline, time.monotonic() + self._patience_s)
         if isinstance(alert, lt.file_error_alert):
             why = f"{shown(alert.filename())}: {shown(alert.error.message())}"
             raise DiskFullError(why) if alert.error.value() in (errno.ENOSPC, errno.EDQUOT) else StorageError(why)

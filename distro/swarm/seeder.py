@@ -88,7 +88,7 @@ def seed(
 
 def _serve(running: Sequence[_Running], session: Session, manners: Manners, stop: threading.Event, bar: Bar) -> None:
     end = None if manners.duration_s is None else time.monotonic() + manners.duration_s
-    recheck, n_shown = time.monotonic(), 0
+    recheck, shown_bytes, shown_peers = time.monotonic(), 0, -1
     while not stop.is_set() and any(each.is_on for each in running) and (end is None or time.monotonic() < end):
         if time.monotonic() >= recheck:
             for each in running:
@@ -99,9 +99,10 @@ def _serve(running: Sequence[_Running], session: Session, manners: Manners, stop
                 each.hear(alert)
         n_peers = sum(each.look(manners.ratio) for each in running)
         n_uploaded = sum(each.uploaded for each in running)
-        bar.advance(n_uploaded - n_shown)
-        bar.note(f"peers {n_peers}")
-        n_shown = n_uploaded
+        bar.advance(n_uploaded - shown_bytes)
+        if n_peers != shown_peers:
+            bar.note(f"peers {n_peers}")
+        shown_bytes, shown_peers = n_uploaded, n_peers
 
 
 class _Running:
@@ -130,11 +131,13 @@ class _Running:
 
         if not self.is_on or not isinstance(alert, lt.torrent_alert) or alert.handle != self._handle:
             return
+        whole = (lt.torrent_status.seeding, lt.torrent_status.finished)
         if isinstance(alert, lt.file_error_alert):
             self._stop(StorageError(f"{shown(alert.filename())}: {shown(alert.error.message())}"))
-        elif isinstance(alert, lt.hash_failed_alert):
+        elif isinstance(alert, lt.state_changed_alert) and alert.state not in whole:
+            # A piece was hashed before it was sent the first time, and is not what the torrent says.
             where = self.share.label if len(self._stamps) > 1 else next(iter(self._stamps))
-            self._stop(ChangedError(where, f"piece {alert.piece_index} has other bytes; seeding of it was stopped"))
+            self._stop(ChangedError(where, "other bytes than in the torrent; seeding of it was stopped"))
 
     def look(self, ratio: float | None) -> int:
         """Count what was sent; stop at the ratio. Gives the number of peers."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -37,9 +37,22 @@ _CLOSE_S = 1.0
 class Session:
     """An open session. host: the address it listens on. port: the port it got."""
 
-    def __init__(self, session: lt.session, host: str) -> None:
-        self._session, self.host = session, host
-        self.port = session.listen_port()
+    def __init__(self, session: lt.session, host: str, closed: Sequence[tuple[str, str]]) -> None:
+        self._session, self.host, self._closed = session, host, closed
+        self.port = 0
+        self.shun(())
+
+    def await_listening(self) -> None:
+        """Until the port is known. Raises CannotCreateError if no socket comes up."""
+        import libtorrent as lt
+
+        deadline = time.monotonic() + _PATIENCE_S
+        while not (port := self._session.listen_port()):
+            failures = [alert for alert in self.alerts(0.1) if isinstance(alert, lt.listen_failed_alert)]
+            if failures or time.monotonic() > deadline:
+                why = failures[0].error.message() if failures else f"no answer in {_PATIENCE_S:.0f} s"
+                raise CannotCreateError(f"{self.host}: cannot listen there: {why}")
+        self.port = port
 
     @property
     def address(self) -> str:
@@ -68,15 +81,32 @@ class Session:
         if not handle.is_valid():
             return
         handle.pause()
-        handle.flush_cache()
-        self._await(lt.cache_flushed_alert)
+        if handle.status().has_metadata:  # else there is nothing to flush, and no word of it
+            handle.flush_cache()
+            self._await(lt.cache_flushed_alert)
         self._session.remove_torrent(handle)
         self._await(lt.torrent_removed_alert)
+
+    def shun(self, hosts: Collection[str]) -> None:
+        """Neither dial these addresses nor answer them, until told otherwise."""
+        import libtorrent as lt
+
+        closed = lt.ip_filter()
+        for first, last in (*self._closed, *((host, host) for host in hosts)):
+            closed.add_rule(first, last, 1)
+        self._session.set_ip_filter(closed)
 
     def alerts(self, wait_s: float) -> Iterator[lt.alert]:
         """What happened, after at most so many seconds of nothing."""
         self._session.wait_for_alert(int(wait_s * 1000))
         yield from self._session.pop_alerts()
+
+    def close(self) -> None:
+        """Stop everything; what was announced is taken back within `_CLOSE_S`."""
+        self._session.pause()
+        for handle in self._session.get_torrents():
+            self._session.remove_torrent(handle)
+        del self._session  # joins libtorrent's threads
 
     def _await(self, kind: type[lt.alert]) -> None:
         deadline = time.monotonic() + _PATIENCE_S
@@ -106,17 +136,16 @@ def open_session(
         ipaddress.ip_address(interface)
     except ValueError as error:
         raise UsageError(f"--interface: found {shown(interface)}, allowed an IP address of this machine") from error
-    session = lt.session(_settings(interface, port, dht=dht))
+    settings = _settings(interface, port, dht=dht)
+    # A stranger could send us to a mail server's port; whom the user names may have any.
+    settings["no_connect_privileged_ports"] = all(port >= 1024 for _, port in peers)
+    is_local = local or _is_local(interface) or any(_is_local(host) for host, _ in peers)
+    session = Session(lt.session(settings), interface, () if is_local else _LOCAL_RANGES)
     try:
-        _await_listening(session, f"{interface}:{port}")
-        if not (local or _is_local(interface) or any(_is_local(host) for host, _ in peers)):
-            session.set_ip_filter(_without_local(lt.ip_filter()))
-        yield Session(session, interface)
+        session.await_listening()
+        yield session
     finally:
-        session.pause()
-        for handle in session.get_torrents():
-            session.remove_torrent(handle)
-        del session  # joins libtorrent's threads; trackers have `_CLOSE_S` to hear of it
+        session.close()
 
 
 def _settings(interface: str, port: int, *, dht: bool) -> lt.settings_pack:
@@ -139,7 +168,6 @@ def _settings(interface: str, port: int, *, dht: bool) -> lt.settings_pack:
         "ssrf_mitigation": True,
         "validate_https_trackers": True,
         "allow_idna": False,
-        "no_connect_privileged_ports": True,
         # Several machines may share one address, behind a router or in a test.
         "allow_multiple_connections_per_ip": True,
         # Otherwise a peer is dropped while a magnet's files are not chosen yet, and comes back only after a minute.
@@ -154,25 +182,6 @@ def _settings(interface: str, port: int, *, dht: bool) -> lt.settings_pack:
         "alert_mask": seen.error | seen.status | seen.storage | seen.peer | seen.tracker | seen.file_progress,
         "alert_queue_size": 10_000,
     }
-
-
-def _await_listening(session: lt.session, where: str) -> None:
-    """Raise CannotCreateError if no socket comes up."""
-    import libtorrent as lt
-
-    deadline = time.monotonic() + _PATIENCE_S
-    while not session.listen_port():
-        session.wait_for_alert(100)
-        failures = [alert for alert in session.pop_alerts() if isinstance(alert, lt.listen_failed_alert)]
-        if failures or time.monotonic() > deadline:
-            why = failures[0].error.message() if failures else f"no answer in {_PATIENCE_S:.0f} s"
-            raise CannotCreateError(f"{where}: cannot listen there: {why}")
-
-
-def _without_local(addresses: lt.ip_filter) -> lt.ip_filter:
-    for first, last in _LOCAL_RANGES:
-        addresses.add_rule(first, last, 1)
-    return addresses
 
 
 def _is_local(host: str) -> bool:

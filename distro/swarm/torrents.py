@@ -7,7 +7,8 @@ hybrid (BEP 52), and its `info` dictionary has exactly these keys:
     files         the same files for v1, in the same order, with pad files between them (BEP 47), none at the end
     meta version  2
     name          the first 16 hex digits of SHA-256 over the bencoded dictionary without this key
-    piece length  the smallest power of two that gives at most 1024 pieces, within 16 KiB and 16 MiB
+    piece length  the smallest power of two that gives at most 1024 pieces, within 32 KiB and 16 MiB
+                  (at 16 KiB, one block, libtorrent 2.1 drops honest peers once any peer sent a wrong piece)
     pieces        SHA-1 of each piece
     private       1, only where sharing is restricted (BEP 27)
 
@@ -42,12 +43,12 @@ from distro.urls import judge_url
 if TYPE_CHECKING:
     import libtorrent as lt
 
-SMALLEST_PIECE, LARGEST_PIECE = 16 * 1024, 16 * 1024 * 1024
+SMALLEST_PIECE, LARGEST_PIECE = 32 * 1024, 16 * 1024 * 1024
+_SMALLEST_READ, _LARGEST_READ = 16 * 1024, 128 * 1024 * 1024
 _MOST_PIECES_WISHED = 1024
 
 _MAX_TORRENT_BYTES = 10_000_000
 _LIMITS = {"max_decode_tokens": 3_000_000, "max_decode_depth": 100, "max_pieces": 2_097_152}
-_MAX_PIECE_READ = 128 * 1024 * 1024
 _MAX_MAGNET_CHARACTERS = 65_536
 _MAX_ADDRESSES = 64
 _SCHEMES = ("http", "https", "udp")
@@ -191,7 +192,7 @@ def make(
     """The hybrid torrent of a folder or of one file.
 
     only: relative paths of the folder's files that count, by default all `model_files`.
-    piece_length: bytes, a power of two from 16 KiB to 16 MiB; by default `piece_length_for` the total size.
+    piece_length: bytes, a power of two from 32 KiB to 16 MiB; by default `piece_length_for` the total size.
     Raises NotFoundError where there is nothing to share, UsageError for a piece length that is not allowed,
     MalformedManifestError for a name that other machines could not store, ChangedError if a file changed meanwhile.
     """
@@ -227,7 +228,7 @@ def _named_by_content(info: Any, where: str, piece_layers: Mapping[bytes, bytes]
 
 
 def piece_length_for(total: int) -> int:
-    """Bytes in a piece for so many bytes in all: at most 1024 pieces, within 16 KiB and 16 MiB."""
+    """Bytes in a piece for so many bytes in all: at most 1024 pieces, within 32 KiB and 16 MiB."""
     piece_length = SMALLEST_PIECE
     while piece_length < LARGEST_PIECE and total > piece_length * _MOST_PIECES_WISHED:
         piece_length *= 2
@@ -272,7 +273,7 @@ def _torrent_order(name: str) -> list[bytes]:
 
 def _allowed(piece_length: int) -> int:
     if not SMALLEST_PIECE <= piece_length <= LARGEST_PIECE or piece_length & (piece_length - 1):
-        raise UsageError(f"piece length: {piece_length} bytes, allowed are powers of two from 16 KiB to 16 MiB")
+        raise UsageError(f"piece length: {piece_length} bytes, allowed are powers of two from 32 KiB to 16 MiB")
     return piece_length
 
 
@@ -332,8 +333,8 @@ def from_info(info: bytes, where: str, *, piece_layers: Mapping[bytes, bytes] | 
     parsed = _load(b"d4:info" + info + b"e", where).ti
     if parsed is None:
         raise _malformed(where, "info", "none", "a dictionary")
-    if not SMALLEST_PIECE <= parsed.piece_length() <= _MAX_PIECE_READ:
-        raise _malformed(where, "piece length", parsed.piece_length(), f"{SMALLEST_PIECE} to {_MAX_PIECE_READ} bytes")
+    if not _SMALLEST_READ <= parsed.piece_length() <= _LARGEST_READ:
+        raise _malformed(where, "piece length", parsed.piece_length(), f"{_SMALLEST_READ} to {_LARGEST_READ} bytes")
     hashes = parsed.info_hashes()
     return Torrent(
         info=info,
