@@ -56,7 +56,8 @@ class HttpReader:
     def stream(self, url: str, offset: int, size: int | None) -> Iterator[bytes]:
         """The bytes of a file from an offset. size: bytes of the whole file where it is known.
 
-        Ends early only with an error. Raises SourceError and its children; the message has no query and no token.
+        May end early where the server sends a shorter range than was asked for. Raises SourceError and its children,
+        in whose messages there is no query and no token.
         """
         if offset == size:
             return
