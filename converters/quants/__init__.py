@@ -27,8 +27,8 @@ from converters.quants import (
     q6_k,
     q8_0,
 )
-from converters.quants.base import Quant
-from converters.quants.kernel import KernelModule, KernelQuant
+from converters.quants.base import ImportanceMatrix, KernelModule, Quant
+from converters.quants.kernel import KernelQuant
 
 _PLAIN: tuple[Quant, ...] = (f32, f16, bf16)
 KERNELS: tuple[KernelModule, ...] = (
@@ -61,21 +61,32 @@ def decode(data: npt.NDArray[np.uint8], dtype: DType) -> npt.NDArray[np.float32]
         return quant.dequantize_blocks(blocks).reshape(n_rows, n_columns)
 
 
-def encode(weights: npt.NDArray[np.float32], dtype: DType, *, tensor: str, first_index: int) -> npt.NDArray[np.uint8]:
+def encode(
+    weights: npt.NDArray[np.float32],
+    dtype: DType,
+    *,
+    tensor: str,
+    first_index: int,
+    importance: npt.NDArray[np.float32] | None = None,
+) -> npt.NDArray[np.uint8]:
     """Numbers as stored rows.
 
     weights: float32, shape (n_rows, n_columns), n_columns a whole number of blocks. Returns uint8, shape (n_rows,
     row_bytes). tensor and first_index (the place of weights[0, 0] in it) are for the error: UnrepresentableError names
-    the first weight that is NaN, infinite or too large for the type. F32 keeps every bit. Raises KeyError for a type
-    that `can_encode` denies, ValueError for rows that are not whole blocks.
+    the first weight that is NaN, infinite or too large for the type. F32 keeps every bit. importance: float32, shape
+    (n_columns,), finite and not negative, what the search of a quantized type weighs the errors of each column by;
+    types that have no search take no notice. Raises KeyError for a type that `can_encode` denies, ValueError for rows
+    that are not whole blocks.
     """
     quant = CODECS[dtype]
     n_rows, n_columns = weights.shape
     row_bytes = dtype.row_bytes(n_columns)
     _refuse_unrepresentable(weights, quant, tensor, first_index)
-    blocks = np.ascontiguousarray(weights).reshape(-1, dtype.block_size)
+    rows = np.ascontiguousarray(weights)
+    blocks = rows.reshape(-1, dtype.block_size)
     with np.errstate(all="ignore"):  # overflow, 1/0 and inf * 0 have one outcome each, and it is ggml's
-        return quant.quantize_blocks(blocks).reshape(n_rows, row_bytes)
+        matrix = None if importance is None else ImportanceMatrix.for_rows(importance, rows, dtype.block_size)
+        return quant.quantize_blocks(blocks, matrix).reshape(n_rows, row_bytes)
 
 
 def _refuse_unrepresentable(weights: npt.NDArray[np.float32], quant: Quant, tensor: str, first_index: int) -> None:

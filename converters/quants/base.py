@@ -5,19 +5,66 @@ A quantizer works on blocks alone, so a result can depend neither on threads nor
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from converters.dtypes import DType
+from converters.quants.importance import Importance
+from converters.quants.vector import Block, Machine, Reals
 
 Blocks = npt.NDArray[np.uint8]  # (n_blocks, block_bytes)
 Weights = npt.NDArray[np.float32]  # (n_blocks, block_size)
 
+Quantize = Callable[[Machine, Reals, Block, Importance | None], None]
+Dequantize = Callable[[Machine, Block, Reals], None]
+
+
+class KernelModule(Protocol):
+    """A module of this package that describes a type of blocks by two kernels."""
+
+    @property
+    def DTYPE(self) -> DType: ...
+    @property
+    def quantize(self) -> Quantize: ...
+    @property
+    def dequantize(self) -> Dequantize: ...
+
+
+@dataclass(frozen=True)
+class ImportanceMatrix:
+    """What a search weighs errors by, for a run of whole rows.
+
+    columns: float32, shape (n_columns,), the same for every row. row_mean_squares: float32, shape (n_blocks,), for each
+    block the mean square of the row that it is in.
+    """
+
+    columns: npt.NDArray[np.float32]
+    row_mean_squares: npt.NDArray[np.float32]
+
+    @classmethod
+    def for_rows(
+        cls, columns: npt.NDArray[np.float32], rows: npt.NDArray[np.float32], block_size: int
+    ) -> ImportanceMatrix:
+        """For rows of weights, shape (n_rows, n_columns). Sums of squares are taken one by one, as ggml does."""
+        n_columns = rows.shape[1]
+        if columns.shape != (n_columns,):
+            raise ValueError(f"importance of {columns.shape} columns for rows of {n_columns}")
+        sums = np.add.accumulate(rows * rows, axis=1, dtype=np.float32)[:, -1]
+        mean_squares = sums / np.float32(n_columns)
+        return cls(np.ascontiguousarray(columns, np.float32), np.repeat(mean_squares, n_columns // block_size))
+
+    def of_blocks(self, start: int, stop: int, block_size: int) -> Weights:
+        """The importance of each weight of some blocks, shape (stop - start, block_size)."""
+        by_block = self.columns.reshape(-1, block_size)
+        return by_block[np.arange(start, stop) % len(by_block)]
+
 
 class Quant(Protocol):
-    """One module of this package: a type's two directions."""
+    """A type's two directions."""
 
     @property
     def DTYPE(self) -> DType: ...
@@ -27,7 +74,7 @@ class Quant(Protocol):
         """Weights must be nearer to zero than this; None where every bit pattern is copied as it is."""
         ...
 
-    def quantize_blocks(self, weights: Weights) -> Blocks:
+    def quantize_blocks(self, weights: Weights, importance: ImportanceMatrix | None = None) -> Blocks:
         """Pack float32 weights, shape (n_blocks, block_size), into uint8 blocks, shape (n_blocks, block_bytes)."""
         ...
 

@@ -17,33 +17,50 @@ quantize_row_q4_K_ref, quantize_row_q5_K_ref and get_scale_min_k4 in ggml-quants
 from __future__ import annotations
 
 from converters.quants.fit_minimum import Fit, fit_minimum
+from converters.quants.fit_positive import fit_positive
+from converters.quants.importance import Importance, mean_square, weigh
 from converters.quants.vector import Block, Machine, Real, Reals, Whole, Wholes
 
 
 def quantize_sub_blocks(
-    v: Machine, x: Reals, block: Block, *, top: int, first: float, step: float, n_steps: int
+    v: Machine,
+    x: Reals,
+    block: Block,
+    importance: Importance | None,
+    *,
+    top: int,
+    first: float,
+    step: float,
+    n_steps: int,
 ) -> Wholes:
-    """Write the head of the block; 256 quants, 0 to top, are what its body must hold."""
-    scales, minimums, inverses, bases = (v.reals(8) for _ in range(4))
-    importance = v.reals(32)
+    """Write the head of the block; 256 quants, 0 to top, are what its body must hold.
+
+    first, step and n_steps are those of the search without an importance matrix.
+    """
+    scales, minimums, inverses, bases, total = (v.reals(8) for _ in range(5))
+    weighed = v.reals(32)
+    spread = 2.0 * v.sum(x[i] * x[i] for i in v.loop(0, 256, unroll=16)) / 256.0 if importance else v.real(0.0)
     for j in v.loop(0, 8, unroll=1):
         sub = x.part(32 * j)
-        mean = v.sqrt(v.sum(sub[i] * sub[i] for i in v.loop(0, 32)) / 32.0)
-        for i in v.loop(0, 32):
-            importance[i] = mean + abs(sub[i])
-        fit = fit_minimum(v, sub, importance, 32, top=top, first=first, step=step, n_steps=n_steps)
+        if importance:
+            weigh(v, weighed, importance.columns.part(32 * j), sub, spread, 32)
+            total[j] = v.sum(weighed[i] for i in v.loop(0, 32))
+            fit = fit_minimum(v, sub, weighed, 32, top=top, first=-0.9, step=0.05, n_steps=36)
+        else:
+            mean = v.sqrt(mean_square(v, sub, 32))
+            for i in v.loop(0, 32):
+                weighed[i] = mean + abs(sub[i])
+            fit = fit_minimum(v, sub, weighed, 32, top=top, first=first, step=step, n_steps=n_steps)
         scales[j], minimums[j], inverses[j], bases[j] = fit.scale, -fit.minimum, fit.inverse, fit.base
 
-    largest_scale = v.fold(v.larger, v.real(0.0), (scales[j] for j in range(8)))
-    largest_minimum = v.fold(v.larger, v.real(0.0), (minimums[j] for j in range(8)))
-    to_scale = v.select(largest_scale > 0.0, 63.0 / largest_scale, 0.0)
-    to_minimum = v.select(largest_minimum > 0.0, 63.0 / largest_minimum, 0.0)
-    scale_quants, minimum_quants = v.wholes(8), v.wholes(8)
-    for j in range(8):
-        scale_quants[j] = (v.nearest_whole(to_scale * scales[j]) & 255).at_most(63)
-        minimum_quants[j] = (v.nearest_whole(to_minimum * minimums[j]) & 255).at_most(63)
-    block.store_short(0, v.half(largest_scale / 63.0))
-    block.store_short(2, v.half(largest_minimum / 63.0))
+    if importance:
+        d, scale_quants = fit_positive(v, scales, total, 8, top=63)
+        dmin, minimum_quants = fit_positive(v, minimums, total, 8, top=63)
+    else:
+        d, scale_quants = _evenly(v, scales)
+        dmin, minimum_quants = _evenly(v, minimums)
+    block.store_short(0, v.half(d))
+    block.store_short(2, v.half(dmin))
     block.store(4, _pack_scales(v, scale_quants, minimum_quants), 3)
 
     # The quants, anew from the scales as they were stored; where a scale came out as 0, those of the search.
@@ -70,6 +87,16 @@ def sub_block_scales(v: Machine, block: Block) -> tuple[Reals, Reals]:
         scales[j + 4] = d * ((low & 15) | ((scale >> 2) & 48)).real()
         minimums[j + 4] = dmin * (((low >> 4) & 15) | ((minimum >> 2) & 48)).real()
     return scales, minimums
+
+
+def _evenly(v: Machine, x: Reals) -> tuple[Real, Wholes]:
+    """A scale that puts the largest of eight numbers at 63, and their quants."""
+    largest = v.fold(v.larger, v.real(0.0), (x[j] for j in range(8)))
+    inverse = v.select(largest > 0.0, 63.0 / largest, 0.0)
+    quants = v.wholes(8)
+    for j in range(8):
+        quants[j] = (v.nearest_whole(inverse * x[j]) & 255).at_most(63)
+    return largest / 63.0, quants
 
 
 def _pack_scales(v: Machine, scales: Wholes, minimums: Wholes) -> Wholes:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from converters import dtypes
-from converters.quants.base import Blocks, Weights
+from converters.quants.base import Blocks, ImportanceMatrix, Weights
 
 DTYPE = dtypes.F32
 LIMIT = None
 
 
-def quantize_blocks(weights: Weights) -> Blocks:
+def quantize_blocks(weights: Weights, importance: ImportanceMatrix | None = None) -> Blocks:
     return weights.astype("<f4").view(np.uint8)
 
 

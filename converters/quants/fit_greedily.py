@@ -6,18 +6,18 @@ make_q3_quants in ggml-quants.c.
 from __future__ import annotations
 
 from converters.quants.fit_scale import TINY, quant
-from converters.quants.vector import Machine, Real, Reals
+from converters.quants.vector import Machine, Real, Reals, Wholes
 
 
-def fit_greedily(v: Machine, x: Reals, quants: Reals, n: int, *, top: int) -> Real:
-    """The scale of n weights. quants becomes theirs plus top, 0 to 2 * top - 1; all 0 where the weights are tiny.
+def fit_greedily(v: Machine, x: Reals, found: Wholes, n: int, *, top: int) -> Real:
+    """The scale of n weights. found becomes their quants plus top, 0 to 2 * top - 1; all 0 where the weights are tiny.
 
     Five rounds are made; ggml stops after one that changes nothing, and so no further one would change anything.
     """
     farthest = v.fold(v.farther, v.real(0.0), (x[i] for i in v.loop(0, n)))
     tiny = abs(farthest) < TINY
     inverse = -float(top) / farthest
-    weights, products = v.reals(n), v.reals(n)
+    quants, weights, products = v.reals(n), v.reals(n), v.reals(n)
 
     def first_guess(i: int) -> tuple[Real, Real]:
         w = x[i]
@@ -40,6 +40,6 @@ def fit_greedily(v: Machine, x: Reals, quants: Reals, n: int, *, top: int) -> Re
             quants[i] = v.select(moved, new, old)
             best.keep(moved, sum_xq=new_xq, sum_q2=new_q2)
     for i in v.loop(0, n, unroll=n):
-        quants[i] = v.select(tiny, 0.0, quants[i] + float(top))
+        found[i] = v.select(tiny, 0, v.nearest_whole(quants[i]) + top)
     scale = v.select(best["sum_q2"] > 0.0, best["sum_xq"] / best["sum_q2"], 0.0)
     return v.select(tiny, 0.0, scale)

@@ -18,6 +18,12 @@ class ScaleFit:
 
     scale: Real
     inverse: Real
+    top: int
+
+    def quant(self, v: Machine, weight: Real) -> Whole:
+        """Of the search, plus top: 0 to 2 * top - 1; 0 where all weights are tiny."""
+        found = quant(v, weight, self.inverse, self.top) + self.top
+        return v.select(self.inverse.equals(0.0), 0, found)
 
 
 def quant(v: Machine, weight: Real, inverse: Real, top: int) -> Whole:
@@ -55,4 +61,4 @@ def fit_scale(v: Machine, x: Reals, importance: Reals, n: int, *, top: int) -> S
         better = (sum_q2 > 0.0) & (sum_xq * sum_xq > best["score"] * sum_q2)
         scale = sum_xq / sum_q2
         best.keep(better, scale=scale, score=scale * sum_xq, inverse=inverse)
-    return ScaleFit(v.select(tiny, 0.0, best["scale"]), v.select(tiny, 0.0, best["inverse"]))
+    return ScaleFit(v.select(tiny, 0.0, best["scale"]), v.select(tiny, 0.0, best["inverse"]), top)

@@ -10,17 +10,21 @@ from __future__ import annotations
 
 from converters import dtypes
 from converters.quants.fit_table import fit_table, level_of, nearest_quant
+from converters.quants.importance import Importance, mean_square, weigh
 from converters.quants.nibbles import pack_nibbles, unpack_nibbles
 from converters.quants.vector import Block, Machine, Reals
 
 DTYPE = dtypes.IQ4_NL
 
 
-def quantize(v: Machine, x: Reals, block: Block) -> None:
-    importance = v.reals(32)
-    for i in v.loop(0, 32):
-        importance[i] = x[i] * x[i]
-    scale = fit_table(v, x, importance)
+def quantize(v: Machine, x: Reals, block: Block, importance: Importance | None) -> None:
+    weighed = v.reals(32)
+    if importance:
+        weigh(v, weighed, importance.columns, x, 2.0 * mean_square(v, x, 32), 32)
+    else:
+        for i in v.loop(0, 32):
+            weighed[i] = x[i] * x[i]
+    scale = fit_table(v, x, weighed)
     inverse = v.reciprocal(scale)
     quants = v.wholes(32)
     for i in v.loop(0, 32):

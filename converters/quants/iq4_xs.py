@@ -14,18 +14,23 @@ from __future__ import annotations
 
 from converters import dtypes
 from converters.quants.fit_table import fit_table, level_of, nearest_quant
+from converters.quants.importance import Importance, mean_square, weigh
 from converters.quants.vector import Block, Machine, Reals
 
 DTYPE = dtypes.IQ4_XS
 
 
-def quantize(v: Machine, x: Reals, block: Block) -> None:
-    scales, importance = v.reals(8), v.reals(32)
+def quantize(v: Machine, x: Reals, block: Block, importance: Importance | None) -> None:
+    scales, weighed = v.reals(8), v.reals(32)
+    spread = 2.0 * mean_square(v, x, 256) if importance else v.real(0.0)
     for j in v.loop(0, 8, unroll=1):
         sub = x.part(32 * j)
-        for i in v.loop(0, 32):
-            importance[i] = sub[i] * sub[i]
-        scales[j] = fit_table(v, sub, importance)
+        if importance:
+            weigh(v, weighed, importance.columns.part(32 * j), sub, spread, 32)
+        else:
+            for i in v.loop(0, 32):
+                weighed[i] = sub[i] * sub[i]
+        scales[j] = fit_table(v, sub, weighed)
 
     d = -v.fold(v.farther, v.real(0.0), (scales[j] for j in range(8))) / 32.0
     to_scale = v.reciprocal(d)

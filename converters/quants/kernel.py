@@ -9,17 +9,17 @@ from __future__ import annotations
 import functools
 import mmap
 import threading
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import platformdirs
 
-from converters.dtypes import DType
-from converters.quants.base import Blocks, Weights
+from converters.quants.base import Blocks, ImportanceMatrix, KernelModule, Weights
+from converters.quants.importance import Importance
 from converters.quants.numpy_machine import NumpyBlock, NumpyMachine
 from converters.quants.object_cache import ObjectCache
-from converters.quants.vector import Block, Machine, Reals
+from converters.quants.vector import Real, Reals
 
 if TYPE_CHECKING:
     from converters.quants.llvm import LoadedKernel, Target
@@ -27,17 +27,6 @@ if TYPE_CHECKING:
 _NUMPY_LANES = 2048  # blocks at a time; so many numbers for each value fit the processor's cache
 
 _compiling = threading.Lock()
-
-
-class KernelModule(Protocol):
-    """A module that describes a type of blocks by two kernels."""
-
-    @property
-    def DTYPE(self) -> DType: ...
-    @property
-    def quantize(self) -> Callable[[Machine, Reals, Block], None]: ...
-    @property
-    def dequantize(self) -> Callable[[Machine, Block, Reals], None]: ...
 
 
 class KernelQuant:
@@ -51,9 +40,9 @@ class KernelQuant:
         self._with_llvm = with_llvm
         self._loaded: dict[str, LoadedKernel | None] = {}
 
-    def quantize_blocks(self, weights: Weights) -> Blocks:
+    def quantize_blocks(self, weights: Weights, importance: ImportanceMatrix | None = None) -> Blocks:
         out = np.empty((len(weights), self.DTYPE.block_bytes), np.uint8)
-        self.quantize_into(out, weights)
+        self.quantize_into(out, weights, importance)
         return out
 
     def dequantize_blocks(self, blocks: Blocks) -> Weights:
@@ -61,48 +50,64 @@ class KernelQuant:
         self.dequantize_into(out, blocks)
         return out
 
-    def quantize_into(self, out: Blocks, weights: Weights) -> None:
+    def quantize_into(self, out: Blocks, weights: Weights, importance: ImportanceMatrix | None = None) -> None:
         """`quantize_blocks` into memory that is there already, which may save as much time as the work takes."""
-        kernel = self._kernel("quantize")
-        if kernel:
+        kernel = self._kernel("quantize" if importance is None else "quantize with importance")
+        if kernel is None:
+            self._quantize_with_numpy(out, weights, importance)
+        elif importance is None:
             _run(kernel, weights, out)
-        for start in range(0, 0 if kernel else len(weights), _NUMPY_LANES):
-            part = weights[start : start + _NUMPY_LANES]
-            machine = NumpyMachine(len(part))
-            x = Reals(machine, np.ascontiguousarray(part.T))
-            self._module.quantize(machine, x, NumpyBlock(machine, out[start : start + len(part)]))
+        else:
+            _run_weighted(kernel, weights, out, importance)
 
     def dequantize_into(self, out: Weights, blocks: Blocks) -> None:
         """`dequantize_blocks` into memory that is there already."""
         kernel = self._kernel("dequantize")
-        if kernel:
+        if kernel is None:
+            self._dequantize_with_numpy(out, blocks)
+        else:
             _run(kernel, blocks, out)
-        for start in range(0, 0 if kernel else len(blocks), _NUMPY_LANES):
+
+    def _quantize_with_numpy(self, out: Blocks, weights: Weights, matrix: ImportanceMatrix | None) -> None:
+        for start in range(0, len(weights), _NUMPY_LANES):
+            part = weights[start : start + _NUMPY_LANES]
+            stop = start + len(part)
+            machine = NumpyMachine(len(part))
+            importance = None
+            if matrix is not None:
+                columns = np.ascontiguousarray(matrix.of_blocks(start, stop, self.DTYPE.block_size).T)
+                row_mean_square = Real(machine, matrix.row_mean_squares[start:stop])
+                importance = Importance(Reals(machine, columns), row_mean_square)
+            x = Reals(machine, np.ascontiguousarray(part.T))
+            self._module.quantize(machine, x, NumpyBlock(machine, out[start:stop]), importance)
+
+    def _dequantize_with_numpy(self, out: Weights, blocks: Blocks) -> None:
+        for start in range(0, len(blocks), _NUMPY_LANES):
             part = blocks[start : start + _NUMPY_LANES]
             machine = NumpyMachine(len(part))
             x = machine.reals(self.DTYPE.block_size)
             self._module.dequantize(machine, NumpyBlock(machine, part), x)
             out[start : start + len(part)] = x.memory.T
 
-    def _kernel(self, direction: str) -> LoadedKernel | None:
+    def _kernel(self, work: str) -> LoadedKernel | None:
         """Compiled when it is first asked for; None where only numpy will do."""
-        if direction not in self._loaded:
+        if work not in self._loaded:
             with _compiling:
-                if direction not in self._loaded:
-                    self._loaded[direction] = self._make(direction)
-        return self._loaded[direction]
+                if work not in self._loaded:
+                    self._loaded[work] = self._make(work)
+        return self._loaded[work]
 
-    def _make(self, direction: str) -> LoadedKernel | None:
+    def _make(self, work: str) -> LoadedKernel | None:
         target = _target() if self._with_llvm else None
         if target is None:
             return None
         from converters.quants import llvm
 
         sizes = self.DTYPE.block_size, self.DTYPE.block_bytes
-        if direction == "quantize":
-            code = llvm.write_quantizer(self._module.quantize, *sizes)
-        else:
+        if work == "dequantize":
             code = llvm.write_dequantizer(self._module.dequantize, *sizes)
+        else:
+            code = llvm.write_quantizer(self._module.quantize, *sizes, weighted=work != "quantize")
         cache, key = _cache(), target.key(code)
         compiled = cache.get(key)
         if compiled is None:
@@ -113,15 +118,39 @@ class KernelQuant:
 
 def _run(kernel: LoadedKernel, source: Blocks | Weights, target: Blocks | Weights) -> None:
     """Whole tiles where they lie; what remains is filled up with zeros first."""
-    lanes = kernel.n_lanes
-    n_tiles, rest = divmod(len(source), lanes)
+    n_tiles, rest = divmod(len(source), kernel.n_lanes)
     kernel(source.ctypes.data, target.ctypes.data, n_tiles)
     if rest:
-        last_source = np.zeros((lanes, source.shape[1]), source.dtype)
-        last_target = np.empty((lanes, target.shape[1]), target.dtype)
-        last_source[:rest] = source[len(source) - rest :]
+        last_source, last_target = _filled_up(source, rest, kernel.n_lanes), _room(target, kernel.n_lanes)
         kernel(last_source.ctypes.data, last_target.ctypes.data, 1)
-        target[len(target) - rest :] = last_target[:rest]
+        target[-rest:] = last_target[:rest]
+
+
+def _run_weighted(kernel: LoadedKernel, weights: Weights, out: Blocks, importance: ImportanceMatrix) -> None:
+    """As `_run`; the last tile has columns of its own, as if it were a row."""
+    n_lanes, block_size = kernel.n_lanes, weights.shape[1]
+    n_tiles, rest = divmod(len(weights), n_lanes)
+    columns, mean_squares = importance.columns, importance.row_mean_squares
+    addresses = columns.ctypes.data, len(columns) // block_size, mean_squares.ctypes.data
+    kernel(weights.ctypes.data, out.ctypes.data, n_tiles, *addresses)
+    if rest:
+        last_weights, last_out = _filled_up(weights, rest, n_lanes), _room(out, n_lanes)
+        blocks = importance.of_blocks(n_tiles * n_lanes, len(weights), block_size)
+        last_columns, last_mean_squares = _filled_up(blocks, rest, n_lanes), _filled_up(mean_squares, rest, n_lanes)
+        addresses = last_columns.ctypes.data, n_lanes, last_mean_squares.ctypes.data
+        kernel(last_weights.ctypes.data, last_out.ctypes.data, 1, *addresses)
+        out[-rest:] = last_out[:rest]
+
+
+def _filled_up(array: npt.NDArray[Any], n_last: int, n: int) -> npt.NDArray[Any]:
+    """Its n_last last elements, and zeros up to n."""
+    filled = np.zeros((n, *array.shape[1:]), array.dtype)
+    filled[:n_last] = array[-n_last:]
+    return filled
+
+
+def _room(array: npt.NDArray[Any], n: int) -> npt.NDArray[Any]:
+    return np.empty((n, *array.shape[1:]), array.dtype)
 
 
 @functools.cache

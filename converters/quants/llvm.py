@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import llvmlite
 from llvmlite import binding, ir
 
+from converters.quants.base import Dequantize, Quantize
+from converters.quants.importance import Importance
 from converters.quants.vector import Block, Machine, Raw, Real, Reals, Whole, Wholes
 
 N_LANES = 16
@@ -52,11 +54,11 @@ class Index:
 
 
 class LlvmMachine(Machine):
-    """Appends to one function, `void kernel(source, target, n_tiles)`."""
+    """Appends to one function, `void kernel(source, target, n_tiles, columns, n_blocks_in_row, row_mean_squares)`."""
 
     def __init__(self) -> None:
         self.module = ir.Module("kernel")
-        kind = ir.FunctionType(ir.VoidType(), [_POINTER, _POINTER, _I64])
+        kind = ir.FunctionType(ir.VoidType(), [_POINTER, _POINTER, _I64, _POINTER, _I64, _POINTER])
         self.function = ir.Function(self.module, kind, "kernel")
         self.entry = ir.IRBuilder(self.function.append_basic_block("entry"))  # memory is set aside here
         self.builder = ir.IRBuilder(self.function.append_basic_block("start"))
@@ -301,24 +303,42 @@ class LlvmBlock(Block):
             builder.store(builder.extract_element(vector, _I32(lane)), place, align=1)
 
 
-def write_quantizer(quantize: Callable[[Machine, Reals, Block], None], block_size: int, block_bytes: int) -> str:
-    """The code of a quantizer: source is float32, target its blocks, n_tiles times sixteen of them."""
+def write_quantizer(quantize: Quantize, block_size: int, block_bytes: int, *, weighted: bool) -> str:
+    """The code of a quantizer: source is float32, target its blocks, n_tiles times sixteen of them.
+
+    If it is weighted, columns are the float32 importances of a row's columns, and row_mean_squares has a float32 for
+    each block: the mean square of the row that it is in.
+    """
     machine = LlvmMachine()
-    source, target, n_tiles = machine.function.args
+    source, target, n_tiles, *_ = machine.function.args
     for tile in machine.rounds(_I64(0), n_tiles, 1):
         weights = machine.builder.gep(source, [(tile * (N_LANES * block_size * 4)).raw])
         x = machine.reals(block_size)
         strides = [_I64(lane * block_size * 4) for lane in range(N_LANES)]
         machine.load_rows(weights, strides, block_size, x.memory, _REALS)
         blocks = machine.builder.gep(target, [(tile * (N_LANES * block_bytes)).raw])
-        quantize(machine, x, LlvmBlock(machine, blocks, block_bytes))
+        importance = _importance(machine, tile, block_size) if weighted else None
+        quantize(machine, x, LlvmBlock(machine, blocks, block_bytes), importance)
     return machine.finish()
 
 
-def write_dequantizer(dequantize: Callable[[Machine, Block, Reals], None], block_size: int, block_bytes: int) -> str:
+def _importance(machine: LlvmMachine, tile: Index, block_size: int) -> Importance:
+    """Of the tile's blocks. A block's columns are those of its place in its row."""
+    _, _, _, columns, n_blocks_in_row, row_mean_squares = machine.function.args
+    builder = machine.builder
+    blocks = [(tile * N_LANES + lane).raw for lane in range(N_LANES)]
+    strides = [builder.mul(builder.urem(block, n_blocks_in_row), _I64(block_size * 4)) for block in blocks]
+    memory = machine.reals(block_size)
+    machine.load_rows(columns, strides, block_size, memory.memory, _REALS)
+    place = builder.gep(row_mean_squares, [(tile * (N_LANES * 4)).raw])
+    mean_squares = builder.load(builder.bitcast(place, _REALS.as_pointer()), align=4)
+    return Importance(memory, Real(machine, mean_squares))
+
+
+def write_dequantizer(dequantize: Dequantize, block_size: int, block_bytes: int) -> str:
     """The code of a dequantizer: source is blocks, target float32, n_tiles times sixteen blocks of them."""
     machine = LlvmMachine()
-    source, target, n_tiles = machine.function.args
+    source, target, n_tiles, *_ = machine.function.args
     for tile in machine.rounds(_I64(0), n_tiles, 1):
         blocks = machine.builder.gep(source, [(tile * (N_LANES * block_bytes)).raw])
         x = machine.reals(block_size)
@@ -379,13 +399,23 @@ class LoadedKernel:
 
     def __init__(self, engine: Any, address: int) -> None:
         self._engine = engine
-        kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
+        kind = ctypes.CFUNCTYPE(
+            None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p
+        )
         self._call = kind(address)
 
-    def __call__(self, source: int, target: int, n_tiles: int) -> None:
+    def __call__(
+        self,
+        source: int,
+        target: int,
+        n_tiles: int,
+        columns: int | None = None,
+        n_blocks_in_row: int = 0,
+        row_mean_squares: int | None = None,
+    ) -> None:
         """Addresses; the interpreter's lock is free meanwhile."""
         if n_tiles:  # the loop's body comes before its test
-            self._call(source, target, n_tiles)
+            self._call(source, target, n_tiles, columns, n_blocks_in_row, row_mean_squares)
 
 
 def host() -> Target:

@@ -14,35 +14,43 @@ from __future__ import annotations
 
 from converters import dtypes
 from converters.quants.fit_minimum import Fit, fit_minimum
+from converters.quants.fit_positive import fit_positive
+from converters.quants.importance import Importance, mean_square, weigh
 from converters.quants.two_bits import pack_two_bits
-from converters.quants.vector import Block, Machine, Real, Reals
+from converters.quants.vector import Block, Machine, Real, Reals, Wholes
 
 DTYPE = dtypes.Q2_K
 
 
-def quantize(v: Machine, x: Reals, block: Block) -> None:
-    scales, minimums, inverses, bases = (v.reals(16) for _ in range(4))
-    importance = v.reals(16)
+def quantize(v: Machine, x: Reals, block: Block, importance: Importance | None) -> None:
+    scales, minimums, inverses, bases, totals = (v.reals(16) for _ in range(5))
+    weighed = v.reals(16)
+    spread = mean_square(v, x, 256) if importance else v.real(0.0)
     for j in v.loop(0, 16, unroll=1):
         sub = x.part(16 * j)
-        for i in v.loop(0, 16, unroll=16):
-            importance[i] = abs(sub[i])
-        fit = fit_minimum(v, sub, importance, 16, top=3, first=-0.5, step=0.1, n_steps=15, absolute=True)
+        if importance:
+            weigh(v, weighed, importance.columns.part(16 * j), sub, spread, 16)
+            totals[j] = v.sum(weighed[i] for i in v.loop(0, 16))
+            fit = fit_minimum(v, sub, weighed, 16, top=3, first=-0.9, step=0.05, n_steps=36)
+        else:
+            for i in v.loop(0, 16, unroll=16):
+                weighed[i] = abs(sub[i])
+            fit = fit_minimum(v, sub, weighed, 16, top=3, first=-0.5, step=0.1, n_steps=15, absolute=True)
         scales[j], minimums[j], inverses[j], bases[j] = fit.scale, -fit.minimum, fit.inverse, fit.base
 
-    largest_scale = v.fold(v.larger, v.real(0.0), (scales[j] for j in range(16)))
-    largest_minimum = v.fold(v.larger, v.real(0.0), (minimums[j] for j in range(16)))
-    to_scale, to_minimum = 15.0 / largest_scale, 15.0 / largest_minimum
-    any_scale, any_minimum = largest_scale > 0.0, largest_minimum > 0.0
+    if importance:
+        d_real, scale_quants = fit_positive(v, scales, totals, 16, top=15)
+        dmin_real, minimum_quants = fit_positive(v, minimums, totals, 16, top=15)
+    else:
+        d_real, scale_quants = _evenly(v, scales)
+        dmin_real, minimum_quants = _evenly(v, minimums)
+    d, dmin = v.half(d_real), v.half(dmin_real)
     packed = v.wholes(16)
     for j in range(16):
-        scale = v.select(any_scale, v.nearest_whole(to_scale * scales[j]), 0)
-        minimum = v.select(any_minimum, v.nearest_whole(to_minimum * minimums[j]), 0)
-        packed[j] = (scale | minimum << 4) & 255
+        packed[j] = (scale_quants[j] | minimum_quants[j] << 4) & 255
     words = v.wholes(4)
     for k in range(4):
         words[k] = v.pack(*(packed[4 * k + b] for b in range(4)))
-    d, dmin = (v.half(v.select(largest > 0.0, largest / 15.0, 0.0)) for largest in (largest_scale, largest_minimum))
     block.store(0, words, 4)
     block.store_short(80, d)
     block.store_short(82, dmin)
@@ -57,6 +65,16 @@ def quantize(v: Machine, x: Reals, block: Block) -> None:
             nearest = v.nearest_whole((w + minimum_real) / scale_real).clamp(0, 3)
             quants[16 * j + i] = v.select(scale_real.equals(0.0), fit.quant(v, w), nearest)
     block.store(16, pack_two_bits(v, quants), 16)
+
+
+def _evenly(v: Machine, x: Reals) -> tuple[Real, Wholes]:
+    """A scale that puts the largest of sixteen numbers at 15, and their quants."""
+    largest = v.fold(v.larger, v.real(0.0), (x[j] for j in range(16)))
+    some, inverse = largest > 0.0, 15.0 / largest
+    quants = v.wholes(16)
+    for j in range(16):
+        quants[j] = v.select(some, v.nearest_whole(inverse * x[j]), 0)
+    return v.select(some, largest / 15.0, 0.0), quants
 
 
 def dequantize(v: Machine, block: Block, x: Reals) -> None:

@@ -15,25 +15,19 @@ from __future__ import annotations
 
 from converters import dtypes
 from converters.quants.fit_greedily import fit_greedily
+from converters.quants.fit_scale import fit_scale
+from converters.quants.importance import Importance, weigh
 from converters.quants.two_bits import pack_two_bits
-from converters.quants.vector import Block, Machine, Reals
+from converters.quants.vector import Block, Machine, Reals, Whole, Wholes
 
 DTYPE = dtypes.Q3_K
 
 
-def quantize(v: Machine, x: Reals, block: Block) -> None:
-    scales, found = v.reals(16), v.reals(256)
-    for j in v.loop(0, 16, unroll=1):
-        scales[j] = fit_greedily(v, x.part(16 * j), found.part(16 * j), 16, top=4)
-
-    farthest = v.fold(v.farther, v.real(0.0), (scales[j] for j in range(16)))
-    empty = farthest.equals(0.0)
-    to_scale = -32.0 / farthest
-    d = v.select(empty, 0, v.half(1.0 / to_scale))
-    scale_quants = v.wholes(16)
-    for j in range(16):
-        scale_quant = v.nearest_whole(to_scale * scales[j]).signed_byte().clamp(-32, 31) + 32
-        scale_quants[j] = v.select(empty, 0, scale_quant)
+def quantize(v: Machine, x: Reals, block: Block, importance: Importance | None) -> None:
+    if importance:
+        d, scale_quants, found = _weighed_search(v, x, importance)
+    else:
+        d, scale_quants, found = _search(v, x)
     words = v.wholes(3)
     for k in range(2):
         words[k] = v.pack(*((scale_quants[j] & 15) | (scale_quants[j + 8] & 15) << 4 for j in range(4 * k, 4 * k + 4)))
@@ -48,13 +42,48 @@ def quantize(v: Machine, x: Reals, block: Block) -> None:
         scale = d.half() * (scale_quants[j] - 32).real()
         for i in v.loop(0, 16, unroll=16):
             nearest = v.nearest_whole(x[16 * j + i] / scale).clamp(-4, 3) + 4
-            quants[16 * j + i] = v.select(scale.equals(0.0), v.nearest_whole(found[16 * j + i]), nearest)
+            quants[16 * j + i] = v.select(scale.equals(0.0), found[16 * j + i], nearest)
     thirds = v.wholes(8)
     for k in v.loop(0, 8, unroll=1):
         q = quants.part(4 * k)
         thirds[k] = v.pack(*(v.bits(*(q[32 * j + b] >> 2 for j in range(8))) for b in range(4)))
     block.store(0, thirds, 8)
     block.store(32, pack_two_bits(v, quants), 16)
+
+
+def _search(v: Machine, x: Reals) -> tuple[Whole, Wholes, Wholes]:
+    """d, the scales plus 32, and the quants plus 4 that the search settled on."""
+    scales, found = v.reals(16), v.wholes(256)
+    for j in v.loop(0, 16, unroll=1):
+        scales[j] = fit_greedily(v, x.part(16 * j), found.part(16 * j), 16, top=4)
+    farthest = v.fold(v.farther, v.real(0.0), (scales[j] for j in range(16)))
+    empty = farthest.equals(0.0)
+    to_scale = -32.0 / farthest
+    scale_quants = v.wholes(16)
+    for j in range(16):
+        scale_quant = v.nearest_whole(to_scale * scales[j]).signed_byte().clamp(-32, 31) + 32
+        scale_quants[j] = v.select(empty, 0, scale_quant)
+    return v.select(empty, 0, v.half(1.0 / to_scale)), scale_quants, found
+
+
+def _weighed_search(v: Machine, x: Reals, importance: Importance) -> tuple[Whole, Wholes, Wholes]:
+    """The same by quantize_row_q3_K_impl, which searches otherwise."""
+    scales, totals, found = v.reals(16), v.reals(16), v.wholes(256)
+    weighed = v.reals(16)
+    spread = 2.0 * v.sum(x[i] * x[i] for i in v.loop(0, 256, unroll=16)) / 256.0
+    for j in v.loop(0, 16, unroll=1):
+        sub = x.part(16 * j)
+        weigh(v, weighed, importance.columns.part(16 * j), sub, spread, 16)
+        totals[j] = v.sum(weighed[i] for i in v.loop(0, 16))
+        fit = fit_scale(v, sub, weighed, 16, top=4)
+        scales[j] = fit.scale
+        for i in v.loop(0, 16, unroll=16):
+            found[16 * j + i] = fit.quant(v, sub[i])
+    fit = fit_scale(v, scales, totals, 16, top=32)
+    scale_quants = v.wholes(16)
+    for j in range(16):
+        scale_quants[j] = fit.quant(v, scales[j])
+    return v.half(fit.scale), scale_quants, found
 
 
 def dequantize(v: Machine, block: Block, x: Reals) -> None:

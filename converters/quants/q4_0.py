@@ -9,18 +9,28 @@ Layout and rounding: block_q4_0 and quantize_row_q4_0_ref (ggml-common.h, ggml-q
 from __future__ import annotations
 
 from converters import dtypes
+from converters.quants.fit_scale import fit_scale
+from converters.quants.importance import Importance, weigh
 from converters.quants.nibbles import pack_nibbles, unpack_nibbles
 from converters.quants.vector import Block, Machine, Reals
 
 DTYPE = dtypes.Q4_0
 
 
-def quantize(v: Machine, x: Reals, block: Block) -> None:
-    d = v.fold(v.farther, v.real(0.0), (x[i] for i in v.loop(0, 32, unroll=32))) / -8.0
-    inverse = v.reciprocal(d)
+def quantize(v: Machine, x: Reals, block: Block, importance: Importance | None) -> None:
     quants = v.wholes(32)
-    for i in v.loop(0, 32, unroll=32):
-        quants[i] = (v.truncate(x[i] * inverse + 8.5) & 255).at_most(15)
+    if importance:
+        weighed = v.reals(32)
+        weigh(v, weighed, importance.columns, x, importance.row_mean_square, 32)
+        fit = fit_scale(v, x, weighed, 32, top=8)
+        d = fit.scale
+        for i in v.loop(0, 32):
+            quants[i] = fit.quant(v, x[i])
+    else:
+        d = v.fold(v.farther, v.real(0.0), (x[i] for i in v.loop(0, 32, unroll=32))) / -8.0
+        inverse = v.reciprocal(d)
+        for i in v.loop(0, 32, unroll=32):
+            quants[i] = (v.truncate(x[i] * inverse + 8.5) & 255).at_most(15)
     block.store_short(0, v.half(d))
     block.store(2, pack_nibbles(v, quants), 4)
 

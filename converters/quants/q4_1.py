@@ -10,20 +10,30 @@ Layout and rounding: block_q4_1 and quantize_row_q4_1_ref (ggml-common.h, ggml-q
 from __future__ import annotations
 
 from converters import dtypes
+from converters.quants.fit_minimum import fit_minimum
+from converters.quants.importance import Importance, weigh
 from converters.quants.nibbles import pack_nibbles, unpack_nibbles
 from converters.quants.vector import Block, Machine, Reals
 
 DTYPE = dtypes.Q4_1
 
 
-def quantize(v: Machine, x: Reals, block: Block) -> None:
-    low = v.fold(v.smaller, x[0], (x[i] for i in v.loop(0, 32, unroll=32)))
-    high = v.fold(v.larger, x[0], (x[i] for i in v.loop(0, 32, unroll=32)))
-    d = (high - low) / 15.0
-    inverse = v.reciprocal(d)
+def quantize(v: Machine, x: Reals, block: Block, importance: Importance | None) -> None:
     quants = v.wholes(32)
-    for i in v.loop(0, 32, unroll=32):
-        quants[i] = (v.truncate((x[i] - low) * inverse + 0.5) & 255).at_most(15)
+    if importance:
+        weighed = v.reals(32)
+        weigh(v, weighed, importance.columns, x, importance.row_mean_square, 32)
+        fit = fit_minimum(v, x, weighed, 32, top=15, first=-0.9, step=0.05, n_steps=36)
+        d, low = fit.scale, fit.minimum
+        for i in v.loop(0, 32):
+            quants[i] = fit.quant(v, x[i])
+    else:
+        low = v.fold(v.smaller, x[0], (x[i] for i in v.loop(0, 32, unroll=32)))
+        high = v.fold(v.larger, x[0], (x[i] for i in v.loop(0, 32, unroll=32)))
+        d = (high - low) / 15.0
+        inverse = v.reciprocal(d)
+        for i in v.loop(0, 32, unroll=32):
+            quants[i] = (v.truncate((x[i] - low) * inverse + 0.5) & 255).at_most(15)
     block.store_short(0, v.half(d))
     block.store_short(2, v.half(low))
     block.store(4, pack_nibbles(v, quants), 4)

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from converters import dtypes
 from converters.quants.eight_sub_blocks import quantize_sub_blocks, scaled, sub_block_scales
+from converters.quants.importance import Importance
 from converters.quants.vector import Block, Machine, Reals
 
 DTYPE = dtypes.Q4_K
 
 
-def quantize(v: Machine, x: Reals, block: Block) -> None:
-    quants = quantize_sub_blocks(v, x, block, top=15, first=-1.0, step=0.1, n_steps=20)
+def quantize(v: Machine, x: Reals, block: Block, importance: Importance | None) -> None:
+    quants = quantize_sub_blocks(v, x, block, importance, top=15, first=-1.0, step=0.1, n_steps=20)
     words = v.wholes(32)
     for c in v.loop(0, 4, unroll=1):
         for k in v.loop(0, 8):

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from converters import dtypes
 from converters.quants.eight_sub_blocks import quantize_sub_blocks, scaled, sub_block_scales
+from converters.quants.importance import Importance
 from converters.quants.vector import Block, Machine, Reals
 
 DTYPE = dtypes.Q5_K
 
 
-def quantize(v: Machine, x: Reals, block: Block) -> None:
-    quants = quantize_sub_blocks(v, x, block, top=31, first=-0.5, step=0.1, n_steps=15)
+def quantize(v: Machine, x: Reals, block: Block, importance: Importance | None) -> None:
+    quants = quantize_sub_blocks(v, x, block, importance, top=31, first=-0.5, step=0.1, n_steps=15)
     high, low = v.wholes(8), v.wholes(32)
     for k in v.loop(0, 8, unroll=1):
         q = quants.part(4 * k)

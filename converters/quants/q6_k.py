@@ -13,23 +13,24 @@ Layout and search: block_q6_K and quantize_row_q6_K_ref (ggml-common.h, ggml-qua
 from __future__ import annotations
 
 from converters import dtypes
-from converters.quants import fit_scale
+from converters.quants.fit_scale import TINY, ScaleFit, fit_scale
+from converters.quants.importance import Importance
 from converters.quants.vector import Block, Machine, Reals
 
 DTYPE = dtypes.Q6_K
 
 
-def quantize(v: Machine, x: Reals, block: Block) -> None:
-    scales, inverses, importance = v.reals(16), v.reals(16), v.reals(16)
+def quantize(v: Machine, x: Reals, block: Block, importance: Importance | None) -> None:
+    scales, inverses, weighed = v.reals(16), v.reals(16), v.reals(16)
     for j in v.loop(0, 16, unroll=1):
         sub = x.part(16 * j)
         for i in v.loop(0, 16, unroll=16):
-            importance[i] = sub[i] * sub[i]
-        fit = fit_scale.fit_scale(v, sub, importance, 16, top=32)
+            weighed[i] = importance.columns[16 * j + i] if importance else sub[i] * sub[i]
+        fit = fit_scale(v, sub, weighed, 16, top=32)
         scales[j], inverses[j] = fit.scale, fit.inverse
 
     farthest = v.fold(v.farther, v.real(0.0), (scales[j] for j in range(16)))
-    empty = abs(farthest) < fit_scale.TINY
+    empty = abs(farthest) < TINY
     to_scale = -128.0 / farthest
     d = v.select(empty, 0, v.half(1.0 / to_scale))
     scale_quants, scale_words = v.wholes(16), v.wholes(4)
@@ -42,12 +43,11 @@ def quantize(v: Machine, x: Reals, block: Block) -> None:
     quants = v.wholes(256)
     for j in v.loop(0, 16, unroll=1):
         scale = d.half() * scale_quants[j].signed_byte().real()
-        inverse = inverses[j]
+        fit = ScaleFit(scale, inverses[j], 32)
         for i in v.loop(0, 16, unroll=16):
             w = x[16 * j + i]
             nearest = v.nearest_whole(w / scale).clamp(-32, 31) + 32
-            found = v.select(inverse.equals(0.0), 0, fit_scale.quant(v, w, inverse, 32) + 32)
-            quants[16 * j + i] = v.select(empty, 0, v.select(scale.equals(0.0), found, nearest))
+            quants[16 * j + i] = v.select(empty, 0, v.select(scale.equals(0.0), fit.quant(v, w), nearest))
 
     low, high = v.wholes(32), v.wholes(16)
     for n in v.loop(0, 2, unroll=1):

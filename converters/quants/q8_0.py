@@ -9,12 +9,14 @@ Layout and rounding: block_q8_0 and quantize_row_q8_0_ref (ggml-common.h, ggml-q
 from __future__ import annotations
 
 from converters import dtypes
+from converters.quants.importance import Importance
 from converters.quants.vector import Block, Machine, Reals
 
 DTYPE = dtypes.Q8_0
 
 
-def quantize(v: Machine, x: Reals, block: Block) -> None:
+def quantize(v: Machine, x: Reals, block: Block, importance: Importance | None) -> None:
+    """Every weight has its own int8: there is nothing to search, and importance changes nothing."""
     largest = v.fold(v.larger, v.real(0.0), (abs(x[i]) for i in v.loop(0, 32, unroll=32)))
     d = largest / 127.0
     inverse = v.reciprocal(d)

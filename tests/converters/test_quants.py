@@ -15,7 +15,8 @@ from hypothesis.extra import numpy as hnp
 from converters import dtypes, quants
 from converters.dtypes import DType
 from converters.errors import UnrepresentableError
-from converters.quants.kernel import KernelModule, KernelQuant
+from converters.quants.base import ImportanceMatrix, KernelModule
+from converters.quants.kernel import KernelQuant
 from tests.fakes import ggml
 
 Floats = npt.NDArray[np.float32]
@@ -141,6 +142,59 @@ def test_numpy_carries_kernels_out_with_the_same_bytes(module: KernelModule) -> 
     n_per_case = 24 * 512 // module.DTYPE.block_size
     assert_same_blocks(ours, ggml.quantize(ALL_HARD, module.DTYPE).reshape(ours.shape), n_per_case)
     assert_same_bits(decoded, quants.decode(ours, module.DTYPE))
+
+
+def hard_importances() -> dict[str, Floats]:
+    """Of 512 columns."""
+    random = np.random.default_rng(5)
+    plain = random.random(512)
+    cases = {
+        "plain": plain,
+        "ones": np.ones(512),
+        "zeros": np.zeros(512),
+        "half zeros": np.where(random.random(512) < 0.5, 0.0, plain),
+        "sub-blocks of zeros": np.where(np.arange(512) // 16 % 2, plain, 0.0),
+        "tiny": plain * 1e-30,
+        "far apart": 10.0 ** random.uniform(-8, 8, 512),
+    }
+    return {case: importance.astype(np.float32) for case, importance in cases.items()}
+
+
+IMPORTANCE = hard_importances()
+
+
+@pytest.mark.parametrize("importance", IMPORTANCE)
+@pytest.mark.parametrize("dtype", BLOCK, ids=name)
+def test_hard_weights_with_importance_become_ggmls_bytes(dtype: DType, importance: str) -> None:
+    columns = IMPORTANCE[importance]
+    ours = quants.encode(ALL_HARD, dtype, tensor="", first_index=0, importance=columns)
+    assert_same_blocks(ours, ggml.quantize(ALL_HARD, dtype, columns), rows_per_case=24)
+
+
+@pytest.mark.parametrize("module", quants.KERNELS, ids=lambda module: module.DTYPE.name)
+def test_numpy_carries_kernels_with_importance_out_with_the_same_bytes(module: KernelModule) -> None:
+    columns = IMPORTANCE["half zeros"]
+    rows = ALL_HARD[::3]
+    with np.errstate(all="ignore"):
+        matrix = ImportanceMatrix.for_rows(columns, rows, module.DTYPE.block_size)
+        portable = KernelQuant(module, with_llvm=False)
+        ours = portable.quantize_blocks(rows.reshape(-1, module.DTYPE.block_size), matrix)
+    assert_same_blocks(ours.reshape(len(rows), -1), ggml.quantize(rows, module.DTYPE, columns), rows_per_case=8)
+
+
+@pytest.mark.parametrize("dtype", BLOCK, ids=name)
+def test_importance_follows_the_column_in_a_tile_that_is_not_full(dtype: DType) -> None:
+    weights, columns = ALL_HARD[:21].reshape(7, -1), np.tile(IMPORTANCE["plain"], 3)
+    columns[700:] *= np.float32(3)
+    ours = quants.encode(weights, dtype, tensor="", first_index=0, importance=columns)
+    np.testing.assert_array_equal(ours, ggml.quantize(weights, dtype, columns))
+    if dtype != dtypes.Q8_0:
+        assert (ours != encode(weights, dtype)).any()
+
+
+def test_importance_of_another_number_of_columns_is_a_wrong_call() -> None:
+    with pytest.raises(ValueError, match="columns for rows of 512"):
+        quants.encode(HARD["normal"], dtypes.Q4_K, tensor="", first_index=0, importance=IMPORTANCE["plain"][:256])
 
 
 @pytest.mark.parametrize("dtype", PLAIN, ids=name)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from converters.quants import KERNELS, kernel, llvm, q4_0, q8_0
+from converters.quants.base import KernelModule
 from converters.quants.kernel import KernelQuant
 from converters.quants.object_cache import ObjectCache
 
@@ -104,10 +105,10 @@ def test_no_code_for_a_processor_that_lacks_what_it_needs() -> None:
 
 
 @pytest.mark.parametrize("module", KERNELS, ids=lambda module: module.DTYPE.name)
-def test_code_is_the_same_each_time_and_has_no_fast_math(module: kernel.KernelModule) -> None:
+def test_code_is_the_same_each_time_and_has_no_fast_math(module: KernelModule) -> None:
     sizes = module.DTYPE.block_size, module.DTYPE.block_bytes
-    code = llvm.write_quantizer(module.quantize, *sizes)
-    assert code == llvm.write_quantizer(module.quantize, *sizes)
+    code = llvm.write_quantizer(module.quantize, *sizes, weighted=True)
+    assert code == llvm.write_quantizer(module.quantize, *sizes, weighted=True)
     assert not re.search(r"\b(fast|contract|reassoc|nnan|ninf|nsz|arcp|afn)\b", code)
     assert "fmuladd" not in code
 
