@@ -17,12 +17,14 @@ from pathlib import Path
 _LONGEST_SHOWN = 120
 
 
+def escape(text: str) -> str:
+    """Every character that does not print, or that would move the cursor or turn the direction, spelled out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
 def shown(value: object) -> str:
     """Text from a file, made safe for a terminal: escaped, and cut when long."""
-    text = value if isinstance(value, str) else repr(value)
-    if isinstance(value, bytes):
-        text = repr(value)
-    escaped = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+    escaped = escape(value if isinstance(value, str) else repr(value))
     return escaped if len(escaped) <= _LONGEST_SHOWN else escaped[: _LONGEST_SHOWN - 1] + "…"
 
 

@@ -27,6 +27,8 @@ app = typer.Typer(
     epilog="Models live in the folder that DISTRO_HOME names, or in the platform's data folder.",
 )
 
+_INTERRUPTED = 130
+
 # In the order of a model's way through the house. Each is a function of its own name in a module of its own name;
 # `manifest` is a group of its own.
 _COMMANDS = (
@@ -100,6 +102,8 @@ def main() -> None:
         if "--debug" in arguments:
             traceback.print_exc()
         code = _explained(error)
+    if code == _INTERRUPTED:
+        console.error("interrupted; run the same command again to go on")
     if not arguments:
         code = 2  # help is what is needed, and yet nothing was asked for
     sys.exit(code if isinstance(code, int) else 0)
@@ -110,10 +114,9 @@ def _explained(error: BaseException) -> int:
     if isinstance(error, typer.TyperException):  # a wrong option, a missing argument
         console.error(f"{error.format_message()} (`distro --help` shows how)")
         return error.exit_code
-    code = exit_code(error)
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
-        console.error("interrupted; run the same command again to go on")
-        return 130
+        return _INTERRUPTED
+    code = exit_code(error)
     fault = f"{type(error).__name__}: {error} (a fault of ours; --debug shows where)"
     console.error(fault if code == 1 else str(error))
     return code

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from converters.errors import shown
+from converters.errors import escape, shown
 from distro.progress import Progress, Silent
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class _Lines:
         return _LineBar(title, total, done)
 
     def say(self, text: str) -> None:
-        say(shown(text))
+        say(escape(text))
 
 
 class _Bars:
@@ -141,7 +141,7 @@ class _Bars:
     def say(self, text: str) -> None:
         from tqdm import tqdm
 
-        tqdm.write(shown(text), file=sys.stderr)
+        tqdm.write(escape(text), file=sys.stderr)
 
 
 def progress(*, quiet: bool) -> Progress:
