@@ -38,7 +38,7 @@ def say(text: str) -> None:
 
 def error(text: str) -> None:
     """The one line of a failure; what came from files is escaped, what came as several lines becomes one."""
-    say("error: " + " ".join(text.split()))
+    say("error: " + escape(" ".join(text.split())))
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> None:
