@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from converters.errors import shown
 from distro import catalog
 from distro.cli.resolve import Stored, local, stored
 from distro.errors import NotFoundError, WrongBytesError
-from distro.manifest import File, License
+from distro.manifest import File, License, Model
 from distro.receipt import Receipt
 from distro.reference import NamedReference, PathReference, Reference, parse_reference
 from distro.store import Store
@@ -35,6 +36,12 @@ class Offer:
     receipt: Receipt | None = None
     license: License | None = None
     restriction: str | None = None
+
+    @property
+    def infohash(self) -> str:
+        """How the infohash begins of the torrent that it came from; empty if it came otherwise."""
+        kind, _, infohash = (self.receipt.model if self.receipt else "").partition("-")
+        return infohash if kind == "torrent" else ""
 
     @property
     def names(self) -> tuple[str, ...] | None:
@@ -87,15 +94,38 @@ def _in_store(session: Session, reference: Reference, text: str) -> Stored | Non
 
 def _rights(session: Session, found: Stored) -> tuple[License | None, str | None]:
     """(the licence, what speaks against passing it on)"""
-    model, variant = found.receipt.model, found.receipt.variant
+    model = found.receipt.model
     if found.published is None:
-        # Who fetched from a swarm knows that it is public; a repository may have been opened by a token.
+        # What came from a swarm goes back to that swarm; a repository may have been opened by a token.
         unknown = None if model.startswith("torrent-") else "nobody wrote down whether it may be passed on"
         return None, unknown
     family, _ = catalog.load(session.settings).find(model)
-    declared = found.published.variant(variant)
-    # What was made here from a gated model is as gated as its source.
-    gated = declared.gated if declared else any(each.gated for each in found.published.variants)
     if family.license.redistribution == "forbidden":
         return family.license, f"its licence, {shown(family.license.id)}, forbids passing it on"
+    store = Store(session.settings.home)
+    here = [store.receipt(model, name) for each, name in store.variants() if each == model]
+    gated = _is_gated(found.published, found.receipt, [each for each in here if each])
     return family.license, "its publisher gives it only to those who agree to terms" if gated else None
+
+
+def _is_gated(published: Model, receipt: Receipt, here: Sequence[Receipt]) -> bool:
+    """Of a published variant what its manifest says; what was made here is as gated as what it was made from.
+
+    here: receipts of the model's variants. Inputs are found by digest among published files and these; one that is
+    found nowhere may have come from any variant. An input that is had without terms in one place needs none.
+    """
+    if declared := published.variant(receipt.variant):
+        return declared.gated
+    others = [each for each in here if each.variant != receipt.variant]
+    anywhere = any(variant.gated for variant in published.variants)
+
+    def is_gated_input(sha256: str) -> bool:
+        ways = [variant.gated for variant in published.variants if any(file.sha256 == sha256 for file in variant.files)]
+        ways += [
+            _is_gated(published, each, others)
+            for each in others
+            if any(entry.sha256 == sha256 for entry in each.files.values())
+        ]
+        return all(ways) if ways else anywhere
+
+    return any(map(is_gated_input, receipt.inputs.values())) if receipt.inputs else anywhere

@@ -18,7 +18,7 @@ import typer
 from converters.errors import shown
 from distro.cli import console
 from distro.errors import NotFoundError, UsageError, WrongBytesError
-from distro.reference import MagnetReference, TorrentReference
+from distro.reference import TorrentReference
 
 if TYPE_CHECKING:
     from distro.cli import Session
@@ -117,25 +117,20 @@ def _share(session: Session, offered: Offer) -> Share:
     from distro.swarm.seeder import Share
 
     files = torrents.model_files(offered.path, offered.names)
-    match offered.reference:
-        case TorrentReference(location):
-            torrent = torrents.read(Path(location))
-            _judge_files(torrent, files, location)
-            for line in torrent.dropped:
-                session.progress.say(line)
-        case MagnetReference(uri):
-            made = torrents.make(offered.path, only=offered.names, progress=session.progress)
-            magnet = torrents.parse_magnet(uri)
-            known = next((each for each in (made, made.as_private()) if magnet.names(each)), None)
-            if known is None:
-                raise UsageError(
-                    f"{offered.label}: its torrent was made by other means; name its .torrent file instead"
-                )
-            torrent = known
-        case _:
-            torrent = torrents.make(offered.path, only=offered.names, progress=session.progress)
-            torrent = torrent if offered.restriction is None else torrent.as_private()
-    return Share(offered.label, torrent, files)
+    if isinstance(offered.reference, TorrentReference):
+        torrent = torrents.read(Path(offered.reference.location))
+        _judge_files(torrent, files, offered.reference.location)
+        for line in torrent.dropped:
+            session.progress.say(line)
+        return Share(offered.label, torrent, files)
+    made = torrents.make(offered.path, only=offered.names, progress=session.progress)
+    if not offered.infohash:
+        return Share(offered.label, made if offered.restriction is None else made.as_private(), files)
+    # What came by torrent goes back to the same swarm, and to no wider one.
+    same = [each for each in (made, made.as_private()) if each.infohash.startswith(offered.infohash)]
+    if not same:
+        raise UsageError(f"{offered.label}: its torrent was made by other means; name its .torrent file instead")
+    return Share(offered.label, same[0], files)
 
 
 def _judge_files(torrent: Torrent, files: Mapping[str, Path], where: str) -> None:
@@ -152,7 +147,8 @@ def _print_ready(share: Share, peer: str, trackers: tuple[str, ...], *, as_json:
 
     announced = replace(share.torrent, trackers=(*share.torrent.trackers, *trackers))
     if as_json:
-        console.result(json.dumps({"schema": 1, **describe(announced, share.label), "peer": peer}, ensure_ascii=False))
+        ready = {"schema": "distro-seed/1", **describe(announced, share.label), "peer": peer}
+        console.result(json.dumps(ready, ensure_ascii=False))
     else:
         console.result(f"seeding {shown(share.label)} at {peer}: {announced.magnet(share.label)}")
 

@@ -47,7 +47,7 @@ def torrent(
         result.create(target.name, len(data)).write_at(0, data)
         result.publish()
     if as_json:
-        console.result_json({"schema": 1, "path": str(target), **describe(made, offered.label)})
+        console.result_json({"schema": "distro-torrent/1", "path": str(target), **describe(made, offered.label)})
         return
     size, pieces = console.size(made.size), f"pieces of {made.piece_length // 1024} KiB"
     console.result(f"{shown(str(target))}: {len(made.files)} files, {size}, {pieces}")
