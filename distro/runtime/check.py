@@ -17,6 +17,7 @@ from torch import Tensor
 
 from converters.checkpoint import Checkpoint
 from converters.errors import ConversionError, shown
+from converters.fidelity import tensor_errors
 from converters.tokenizers.vocabulary import Vocabulary
 from distro.runtime import chat
 from distro.runtime.models import decoder
@@ -140,9 +141,19 @@ def compare(source: Checkpoint, result: Checkpoint) -> Verdict:
     ids = _ids(source, result)
     before, after = (decoder(checkpoint, in_memory=False).forward(ids) for checkpoint in (source, result))
     divergence = diverge(before, after, ids)
+    findings.append(_judge_weights(source, result))
     type_name, budget = budget_of(result)
     findings.append(_judge_logits(divergence, type_name, budget))
     return Verdict(tuple(findings), divergence, budget)
+
+
+def _judge_weights(source: Checkpoint, result: Checkpoint) -> Finding:
+    """The tensor that is nearest to what its type allows, or farthest beyond it."""
+    worst = max(
+        tensor_errors(source.tensors, result.tensors), key=lambda each: (not each.passed, each.error - each.allowed)
+    )
+    text = f"{worst.name} is off by {worst.error:.2g}, allowed {worst.allowed:g} for {worst.dtype}, the most of all"
+    return Finding("weights", worst.passed, text)
 
 
 def budget_of(checkpoint: Checkpoint) -> tuple[str, float]:

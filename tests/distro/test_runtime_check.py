@@ -64,7 +64,8 @@ def requantized(checkpoint: Checkpoint, dtype: DType) -> Checkpoint:
 def test_a_checkpoint_equals_itself(tiny: Checkpoint) -> None:
     verdict = compare(tiny, tiny)
     assert verdict.passed and verdict.failures == ()
-    assert [finding.name for finding in verdict.findings] == ["tokens", "stop tokens", "chat template", "logits"]
+    names = ["tokens", "stop tokens", "chat template", "weights", "logits"]
+    assert [finding.name for finding in verdict.findings] == names
     assert (verdict.divergence.kl, verdict.divergence.max_difference, verdict.divergence.top1) == (0, 0, 1)
     assert verdict.lines()[1] == "ok  stop tokens: equal"
     assert verdict.to_json()["passed"] is True
@@ -104,8 +105,9 @@ def test_other_weights_fail(tiny: Checkpoint) -> None:
     )
     verdict = compare(tiny, replace(tiny, tensors=swapped))
     assert not verdict.passed
-    (failure,) = verdict.failures
-    assert failure.startswith("logits: mean KL") and "allowed 1e-06 for F32" in failure
+    weights, logits = verdict.failures
+    assert weights.startswith("weights: blk.0.attn_q.weight is off by 1.4, allowed 0 for F32")
+    assert logits.startswith("logits: mean KL") and "allowed 1e-06 for F32" in logits
 
 
 def test_weights_that_are_no_numbers_fail(tiny: Checkpoint) -> None:
@@ -148,7 +150,7 @@ def test_a_lost_tokenizer_fails_and_none_at_all_passes(tiny: Checkpoint) -> None
     silent = replace(tiny, vocabulary=None)
     assert compare(tiny, silent).failures == ("tokens: found no tokenizer, allowed the source's",)
     verdict = compare(silent, silent)
-    assert verdict.passed and [finding.name for finding in verdict.findings] == ["logits"]
+    assert verdict.passed and [finding.name for finding in verdict.findings] == ["weights", "logits"]
 
 
 def test_the_coarsest_type_sets_the_budget(tiny: Checkpoint) -> None:
