@@ -76,7 +76,7 @@ class _TqdmBar:
         self._bar.update(n_bytes)
 
     def note(self, text: str) -> None:
-        self._bar.set_postfix_str(text)
+        self._bar.set_postfix_str(text, refresh=False)
 
     def __enter__(self) -> Self:
         return self

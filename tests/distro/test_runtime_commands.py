@@ -70,7 +70,7 @@ def test_compare_prints_a_table(smollm2_gguf: Path) -> None:
     assert lines[2].split() == ["format", "gguf", "gguf"]
     assert lines[3].split("  ")[-1] == "Q4_1, Q8_0, F32"
     assert [line.split(":")[0] for line in lines[7:]] == [
-        "ok  tokens", "ok  stop tokens", "ok  chat template", "ok  logits",
+        "ok  tokens", "ok  stop tokens", "ok  chat template", "ok  weights", "ok  logits",
     ]  # fmt: skip
     assert (answer.stderr, answer.returncode) == ("", 0)
 
