@@ -85,7 +85,7 @@ def encode(
     rows = np.ascontiguousarray(weights)
     blocks = rows.reshape(-1, dtype.block_size)
     with np.errstate(all="ignore"):  # overflow, 1/0 and inf * 0 have one outcome each, and it is ggml's
-        matrix = None if importance is None else ImportanceMatrix.for_rows(importance, rows, dtype.block_size)
+        matrix = None if importance is None else ImportanceMatrix.for_rows(importance, rows, dtype)
         return quant.quantize_blocks(blocks, matrix).reshape(n_rows, row_bytes)
 
 

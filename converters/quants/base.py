@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from converters.dtypes import DType
-from converters.quants.importance import Importance
+from converters.quants.importance import WEIGHED_BY_ROW, Importance
 from converters.quants.vector import Block, Machine, Reals
 
 Blocks = npt.NDArray[np.uint8]  # (n_blocks, block_bytes)
@@ -39,7 +39,7 @@ class ImportanceMatrix:
     """What a search weighs errors by, for a run of whole rows.
 
     columns: float32, shape (n_columns,), the same for every row. row_mean_squares: float32, shape (n_blocks,), for each
-    block the mean square of the row that it is in.
+    block the mean square of the row that it is in, or zeros for a type that takes no notice of rows.
     """
 
     columns: npt.NDArray[np.float32]
@@ -47,15 +47,18 @@ class ImportanceMatrix:
 
     @classmethod
     def for_rows(
-        cls, columns: npt.NDArray[np.float32], rows: npt.NDArray[np.float32], block_size: int
+        cls, columns: npt.NDArray[np.float32], rows: npt.NDArray[np.float32], dtype: DType
     ) -> ImportanceMatrix:
-        """For rows of weights, shape (n_rows, n_columns). Sums of squares are taken one by one, as ggml does."""
-        n_columns = rows.shape[1]
+        """For rows of weights, shape (n_rows, n_columns). Squares are added up one after the other, as ggml does."""
+        n_rows, n_columns = rows.shape
         if columns.shape != (n_columns,):
             raise ValueError(f"importance of {columns.shape} columns for rows of {n_columns}")
-        sums = np.add.accumulate(rows * rows, axis=1, dtype=np.float32)[:, -1]
-        mean_squares = sums / np.float32(n_columns)
-        return cls(np.ascontiguousarray(columns, np.float32), np.repeat(mean_squares, n_columns // block_size))
+        mean_squares = np.zeros(n_rows, np.float32)
+        if dtype in WEIGHED_BY_ROW:
+            for i, row in enumerate(rows):  # one at a time: a row is small, all sums on the way are not
+                mean_squares[i] = np.add.accumulate(row * row)[-1] / np.float32(n_columns)
+        blocks_in_row = n_columns // dtype.block_size
+        return cls(np.ascontiguousarray(columns, np.float32), np.repeat(mean_squares, blocks_in_row))
 
     def of_blocks(self, start: int, stop: int, block_size: int) -> Weights:
         """The importance of each weight of some blocks, shape (stop - start, block_size)."""

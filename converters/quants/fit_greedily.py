@@ -5,41 +5,65 @@ make_q3_quants in ggml-quants.c.
 
 from __future__ import annotations
 
-from converters.quants.fit_scale import TINY, quant
-from converters.quants.vector import Machine, Real, Reals, Wholes
+from collections.abc import Sequence
+
+from converters.quants.fit_scale import TINY
+from converters.quants.vector import Kept, Machine, Real, Reals, Wholes
 
 
-def fit_greedily(v: Machine, x: Reals, found: Wholes, n: int, *, top: int) -> Real:
-    """The scale of n weights. found becomes their quants plus top, 0 to 2 * top - 1; all 0 where the weights are tiny.
+class _Search:
+    """The search for one sub-block of n weights, a step at a time."""
 
-    Five rounds are made; ggml stops after one that changes nothing, and so no further one would change anything.
+    def __init__(self, v: Machine, x: Reals, n: int, top: int) -> None:
+        self.v, self.x, self.n, self.top = v, x, n, top
+        self.quants, self.weights, self.products = v.reals(n), v.reals(n), v.reals(n)
+        farthest = v.fold(v.farther, v.real(0.0), (x[i] for i in v.loop(0, n, unroll=n)))
+        self.tiny = abs(farthest) < TINY
+        self.best = self._first_guess(-float(top) / farthest)
+
+    def _first_guess(self, inverse: Real) -> Kept:
+        v, x, weights, products = self.v, self.x, self.weights, self.products
+
+        def terms(i: int) -> tuple[Real, Real]:
+            q = v.nearest_within(inverse * x[i], -self.top, self.top - 1)
+            self.quants[i], weights[i], products[i] = q, x[i] * x[i], x[i] * x[i] * x[i]
+            return products[i] * q, weights[i] * q * q
+
+        sum_xq, sum_q2 = v.sums(2, (terms(i) for i in v.loop(0, self.n, unroll=self.n)))
+        return v.kept(sum_xq=sum_xq, sum_q2=sum_q2)
+
+    def move(self, i: int) -> None:
+        """Quant i to where it is best beside the others, if that lessens the error."""
+        v, w, product, old = self.v, self.weights[i], self.products[i], self.quants[i]
+        sum_xq, sum_q2 = self.best["sum_xq"], self.best["sum_q2"]
+        rest_xq = sum_xq - product * old
+        rest_q2 = sum_q2 - w * old * old
+        new = v.nearest_whole(self.x[i] * rest_q2 / rest_xq).clamp(-self.top, self.top - 1).real()
+        new_xq = rest_xq + product * new
+        new_q2 = rest_q2 + w * new * new
+        gains = (new_q2 > 0.0) & (new_xq * new_xq * sum_q2 > sum_xq * sum_xq * new_q2)
+        moved = (rest_xq > 0.0) & ~new.equals(old) & gains
+        self.quants[i] = v.select(moved, new, old)
+        self.best.keep(moved, sum_xq=new_xq, sum_q2=new_q2)
+
+    def finish(self, found: Wholes) -> Real:
+        v = self.v
+        for i in v.loop(0, self.n, unroll=self.n):
+            found[i] = v.select(self.tiny, 0, v.nearest_whole(self.quants[i]) + self.top)
+        scale = v.select(self.best["sum_q2"] > 0.0, self.best["sum_xq"] / self.best["sum_q2"], 0.0)
+        return v.select(self.tiny, 0.0, scale)
+
+
+def fit_greedily(v: Machine, subs: Sequence[Reals], founds: Sequence[Wholes], n: int, *, top: int) -> list[Real]:
+    """The scales of some sub-blocks of n weights each.
+
+    founds becomes their quants plus top, 0 to 2 * top - 1; all 0 where the weights are tiny. Each move waits for the
+    one before it, so the sub-blocks take turns: while one waits, the others move. Five rounds are made; ggml stops
+    after one that changes nothing, and so no further one would change anything.
     """
-    farthest = v.fold(v.farther, v.real(0.0), (x[i] for i in v.loop(0, n)))
-    tiny = abs(farthest) < TINY
-    inverse = -float(top) / farthest
-    quants, weights, products = v.reals(n), v.reals(n), v.reals(n)
-
-    def first_guess(i: int) -> tuple[Real, Real]:
-        w = x[i]
-        q = quant(v, w, inverse, top).real()
-        quants[i], weights[i], products[i] = q, w * w, w * w * w
-        return products[i] * q, weights[i] * q * q
-
-    sum_xq, sum_q2 = v.sums(2, (first_guess(i) for i in v.loop(0, n, unroll=n)))
-    best = v.kept(sum_xq=sum_xq, sum_q2=sum_q2)
+    searches = [_Search(v, x, n, top) for x in subs]
     for _ in v.loop(0, 5, unroll=1):
-        for i in v.loop(0, n, unroll=n):
-            old, sum_xq, sum_q2 = quants[i], best["sum_xq"], best["sum_q2"]
-            rest_xq = sum_xq - products[i] * old
-            rest_q2 = sum_q2 - weights[i] * old * old
-            new = v.nearest_whole(x[i] * rest_q2 / rest_xq).clamp(-top, top - 1).real()
-            new_xq = rest_xq + products[i] * new
-            new_q2 = rest_q2 + weights[i] * new * new
-            gains = (new_q2 > 0.0) & (new_xq * new_xq * sum_q2 > sum_xq * sum_xq * new_q2)
-            moved = (rest_xq > 0.0) & ~new.equals(old) & gains
-            quants[i] = v.select(moved, new, old)
-            best.keep(moved, sum_xq=new_xq, sum_q2=new_q2)
-    for i in v.loop(0, n, unroll=n):
-        found[i] = v.select(tiny, 0, v.nearest_whole(quants[i]) + top)
-    scale = v.select(best["sum_q2"] > 0.0, best["sum_xq"] / best["sum_q2"], 0.0)
-    return v.select(tiny, 0.0, scale)
+        for i in v.loop(0, n, unroll=2):
+            for search in searches:
+                search.move(i)
+    return [search.finish(found) for search, found in zip(searches, founds, strict=True)]

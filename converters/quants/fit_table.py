@@ -20,7 +20,7 @@ def nearest_quant(v: Machine, value: Real) -> Whole:
     twice = value + value
     quant = v.as_whole(0)
     for i, between in enumerate(_TWICE_BETWEEN, start=1):
-        quant = v.select(~(twice < float(between)), i, quant)
+        quant = v.select(twice.not_below(float(between)), i, quant)
     return quant
 
 
@@ -28,7 +28,7 @@ def nearest_level(v: Machine, value: Real) -> Real:
     twice = value + value
     level = v.real(LEVELS[0])
     for i, between in enumerate(_TWICE_BETWEEN, start=1):
-        level = v.select(~(twice < float(between)), float(LEVELS[i]), level)
+        level = v.select(twice.not_below(float(between)), float(LEVELS[i]), level)
     return level
 
 

@@ -8,12 +8,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from converters import dtypes
 from converters.quants.vector import Machine, Real, Reals
+
+# Their spread is that of the whole row; the others take that of the block at hand.
+WEIGHED_BY_ROW = frozenset({dtypes.Q4_0, dtypes.Q4_1, dtypes.Q5_0, dtypes.Q5_1})
 
 
 @dataclass(frozen=True)
 class Importance:
-    """columns: the importance of each weight of the block. row_mean_square: of the weights of the block's whole row."""
+    """columns: the importance of each weight of the block. row_mean_square: of the weights of the block's whole row, for
+    the types of WEIGHED_BY_ROW; 0 for others.
+    """
 
     columns: Reals
     row_mean_square: Real

@@ -22,12 +22,11 @@ from converters.quants.vector import Block, Machine, Raw, Real, Reals, Whole, Wh
 
 N_LANES = 16
 
-_I1, _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
+_I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 _F16, _F32 = ir.HalfType(), ir.FloatType()
 _POINTER = _I8.as_pointer()
 _REALS, _WHOLES = ir.VectorType(_F32, N_LANES), ir.VectorType(_I32, N_LANES)
 _HALVES, _SHORTS = ir.VectorType(_F16, N_LANES), ir.VectorType(_I16, N_LANES)
-_MASK = ir.VectorType(_I1, N_LANES)
 
 # What `<16 x float>` code needs to be fast and free of helper functions that nobody provides.
 _NEEDED_FEATURES = ("avx2", "f16c")
@@ -62,6 +61,7 @@ class LlvmMachine(Machine):
         self.function = ir.Function(self.module, kind, "kernel")
         self.entry = ir.IRBuilder(self.function.append_basic_block("entry"))  # memory is set aside here
         self.builder = ir.IRBuilder(self.function.append_basic_block("start"))
+        self._constants: dict[tuple[str, str], Raw] = {}
 
     def finish(self) -> str:
         """The code as text."""
@@ -133,16 +133,24 @@ class LlvmMachine(Machine):
         if isinstance(value, Real):
             return value
         if isinstance(value, Index):
-            return Real(self, self._spread(self.builder.sitofp(value.raw, _F32), _REALS))
+            return Real(self, self._spread(self.builder, self.builder.sitofp(value.raw, _F32)))
         rounded = ctypes.c_float(value).value  # LLVM wants constants that a float32 holds
-        return Real(self, ir.Constant(_REALS, [ir.Constant(_F32, rounded)] * N_LANES))
+        return Real(self, self._constant(_F32, rounded))
 
     def as_whole(self, value: Whole | int) -> Whole:
-        return value if isinstance(value, Whole) else Whole(self, _constant(_WHOLES, value))
+        return value if isinstance(value, Whole) else Whole(self, self._constant(_I32, value))
 
-    def _spread(self, scalar: Raw, kind: ir.Type) -> Raw:
-        one = self.builder.insert_element(ir.Constant(kind, ir.Undefined), scalar, _I32(0))
-        return self.builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), _constant(_WHOLES, 0))
+    def _constant(self, kind: ir.Type, value: float) -> Raw:
+        key = str(kind), repr(value)  # by its text: 0.0 is not -0.0
+        if key not in self._constants:
+            self._constants[key] = ir.Constant(ir.VectorType(kind, N_LANES), [ir.Constant(kind, value)] * N_LANES)
+        return self._constants[key]
+
+    def _spread(self, builder: ir.IRBuilder, scalar: Raw) -> Raw:
+        kind = ir.VectorType(scalar.type, N_LANES)
+        one = builder.insert_element(ir.Constant(kind, ir.Undefined), scalar, _I32(0))
+        first = ir.Constant(_WHOLES, [_I32(0)] * N_LANES)
+        return builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), first)
 
     def real_op(self, op: str, a: Raw, b: Raw) -> Raw:
         return getattr(self.builder, {"+": "fadd", "-": "fsub", "*": "fmul", "/": "fdiv"}[op])(a, b)
@@ -155,7 +163,7 @@ class LlvmMachine(Machine):
         return getattr(self.builder, names[op])(a, b)
 
     def real_compare(self, op: str, a: Raw, b: Raw) -> Raw:
-        return self.builder.fcmp_ordered(op, a, b)
+        return self.builder.fcmp_unordered(">=", a, b) if op == "not <" else self.builder.fcmp_ordered(op, a, b)
 
     def whole_equal(self, a: Raw, b: Raw) -> Raw:
         return self.builder.icmp_signed("==", a, b)
@@ -164,7 +172,7 @@ class LlvmMachine(Machine):
         return self.builder.and_(a, b)
 
     def opposite(self, a: Raw) -> Raw:
-        return self.builder.xor(a, _constant(_MASK, 1))
+        return self.builder.not_(a)
 
     def choose(self, when: Raw, yes: Raw, no: Raw) -> Raw:
         return self.builder.select(when, yes, no)
@@ -262,10 +270,6 @@ class LlvmMachine(Machine):
                 columns[4 * parity + c] = self._shuffle(first, second, even)
                 columns[4 * (parity + 2) + c] = self._shuffle(first, second, odd)
         return columns
-
-
-def _constant(kind: ir.Type, value: int) -> Raw:
-    return ir.Constant(kind, [ir.Constant(kind.element, value)] * N_LANES)
 
 
 @dataclass
@@ -370,10 +374,12 @@ class Target:
         machine = self._machine()
         module = binding.parse_assembly(code)
         module.triple, module.data_layout = machine.triple, str(machine.target_data)
-        tuning = binding.create_pipeline_tuning_options(speed_level=2)
-        tuning.loop_vectorization = tuning.slp_vectorization = tuning.loop_unrolling = False
-        builder = binding.create_pass_builder(machine, tuning)
-        builder.getModulePassManager().run(module, builder)
+        # Only cells become registers. The rest of the usual passes doubles the time and finds nothing to gain: what is
+        # to be side by side, or unrolled, the kernel has written so.
+        passes = binding.create_new_function_pass_manager()
+        passes.add_sroa_pass()
+        builder = binding.create_pass_builder(machine, binding.create_pipeline_tuning_options(speed_level=2))
+        passes.run(module.get_function("kernel"), builder)
         return bytes(machine.emit_object(module))
 
     def _machine(self) -> Any:

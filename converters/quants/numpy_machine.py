@@ -72,7 +72,7 @@ class NumpyMachine(Machine):
         return _WHOLE_OPS[op](a, b)
 
     def real_compare(self, op: str, a: Raw, b: Raw) -> Raw:
-        return _COMPARE[op](a, b)
+        return ~np.less(a, b) if op == "not <" else _COMPARE[op](a, b)
 
     def whole_equal(self, a: Raw, b: Raw) -> Raw:
         return np.equal(a, b)

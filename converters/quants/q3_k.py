@@ -22,6 +22,8 @@ from converters.quants.vector import Block, Machine, Reals, Whole, Wholes
 
 DTYPE = dtypes.Q3_K
 
+_AT_ONCE = 4  # sub-blocks that are searched side by side
+
 
 def quantize(v: Machine, x: Reals, block: Block, importance: Importance | None) -> None:
     if importance:
@@ -54,8 +56,11 @@ def quantize(v: Machine, x: Reals, block: Block, importance: Importance | None) 
 def _search(v: Machine, x: Reals) -> tuple[Whole, Wholes, Wholes]:
     """d, the scales plus 32, and the quants plus 4 that the search settled on."""
     scales, found = v.reals(16), v.wholes(256)
-    for j in v.loop(0, 16, unroll=1):
-        scales[j] = fit_greedily(v, x.part(16 * j), found.part(16 * j), 16, top=4)
+    for group in v.loop(0, 16 // _AT_ONCE, unroll=1):
+        places = [_AT_ONCE * group + k for k in range(_AT_ONCE)]
+        subs, founds = [x.part(16 * j) for j in places], [found.part(16 * j) for j in places]
+        for j, scale in zip(places, fit_greedily(v, subs, founds, 16, top=4), strict=True):
+            scales[j] = scale
     farthest = v.fold(v.farther, v.real(0.0), (scales[j] for j in range(16)))
     empty = farthest.equals(0.0)
     to_scale = -32.0 / farthest

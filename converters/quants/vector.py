@@ -104,6 +104,10 @@ class Real:
     def equals(self, other: Real | float) -> Mask:
         return self._compared("==", other)
 
+    def not_below(self, other: Real | float) -> Mask:
+        """At least as large, or NaN."""
+        return self._compared("not <", other)
+
     def bits(self) -> Whole:
         return Whole(self.machine, self.machine.real_to_bits(self.raw))
 
@@ -289,6 +293,12 @@ class Machine(ABC):
     def nearest_whole(self, value: Real) -> Whole:
         """To nearest, ties to even, for magnitudes under 2**22; beyond, what ggml's nearest_int makes of it."""
         return ((value + _MAGIC).bits() & 0x7FFFFF) - 0x400000
+
+    def nearest_within(self, value: Real, low: int, high: int) -> Real:
+        """nearest_whole(value).clamp(low, high).real(), in fewer steps, where all magnitudes are under 2**22."""
+        start = Whole(self, self.as_real(_MAGIC).bits().raw)
+        bits = (value + _MAGIC).bits().at_most(start + high).at_least(start + low)
+        return bits.as_bits() - _MAGIC
 
     def truncate(self, value: Real) -> Whole:
         """Towards zero; 0 for what no int32 holds. (x86 gives -2**31 there, of which ggml keeps the low byte, 0.)"""

@@ -176,7 +176,7 @@ def test_numpy_carries_kernels_with_importance_out_with_the_same_bytes(module: K
     columns = IMPORTANCE["half zeros"]
     rows = ALL_HARD[::3]
     with np.errstate(all="ignore"):
-        matrix = ImportanceMatrix.for_rows(columns, rows, module.DTYPE.block_size)
+        matrix = ImportanceMatrix.for_rows(columns, rows, module.DTYPE)
         portable = KernelQuant(module, with_llvm=False)
         ours = portable.quantize_blocks(rows.reshape(-1, module.DTYPE.block_size), matrix)
     assert_same_blocks(ours.reshape(len(rows), -1), ggml.quantize(rows, module.DTYPE, columns), rows_per_case=8)
