@@ -17,7 +17,7 @@ WEIGHED_BY_ROW = frozenset({dtypes.Q4_0, dtypes.Q4_1, dtypes.Q5_0, dtypes.Q5_1})
 
 @dataclass(frozen=True)
 class Importance:
-    """columns: the importance of each weight of the block. row_mean_square: of the weights of the block's whole row, for
+    """columns: the importance of each weight of the block. row_mean_square: of the weights of its whole row, for
     the types of WEIGHED_BY_ROW; 0 for others.
     """
 
