@@ -32,11 +32,11 @@ _INTERRUPTED = 130
 # In the order of a model's way through the house. Each is a function of its own name in a module of its own name;
 # `manifest` is a group of its own.
 _COMMANDS = (
-    "ls", "show", "fetch", "verify", "convert", "run", "compare", "torrent", "seed", "manifest", "rm", "gc",
+    "ls", "show", "fetch", "verify", "imatrix", "convert", "run", "compare", "torrent", "seed", "manifest", "rm", "gc",
 )  # fmt: skip
 _OLD_HABITS = {"list": "ls", "pull": "fetch", "download": "fetch"}
 # Commands of the plan that are still to come: they say so instead of being unknown.
-_PLANNED = ("inspect", "serve", "export", "doctor", "imatrix")
+_PLANNED = ("inspect", "serve", "export", "doctor")
 
 
 def _show_version(wanted: bool) -> None:

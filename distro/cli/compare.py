@@ -23,15 +23,15 @@ def compare(
     import torch
 
     from converters.formats import open_checkpoint
-    from distro.cli.resolve import local_path
+    from distro.lookup import local_path
     from distro.runtime import check
 
     if threads is not None:
         torch.set_num_threads(threads)
     session = context.obj
     with (
-        open_checkpoint(local_path(session, source)) as a,
-        open_checkpoint(local_path(session, result)) as b,
+        open_checkpoint(local_path(session.settings, source)) as a,
+        open_checkpoint(local_path(session.settings, result)) as b,
     ):
         verdict = check.compare(a, b)
 

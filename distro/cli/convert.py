@@ -26,6 +26,10 @@ def convert(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Put the result there instead of into the store.")
     ] = None,
+    imatrix: Annotated[
+        Path | None,
+        typer.Option("--imatrix", help="Weigh errors by this importance matrix (`distro imatrix`, llama-imatrix)."),
+    ] = None,
     name: Annotated[str, typer.Option("--name", help="Name of the new variant (default: its type).")] = "",
     threads: Annotated[int, typer.Option("--threads", min=1, help="Default: one for each core.")] = os.cpu_count() or 1,
     check: Annotated[bool, typer.Option("--check/--no-check", help="Prove the result against its source.")] = True,
@@ -34,22 +38,25 @@ def convert(
 ) -> None:
     """Convert and quantize in one pass, and check that the result still speaks."""
     from converters.formats import open_checkpoint
+    from converters.imatrix import read as read_imatrix
     from converters.plan import make
     from distro import derive
-    from distro.cli.resolve import local
+    from distro.lookup import local
     from distro.store import Store
 
     session = context.obj
-    source = local(session, reference)
+    source = local(session.settings, reference)
+    weighing = None if imatrix is None else read_imatrix(imatrix)
     with open_checkpoint(source.path) as checkpoint:
-        recipe = _recipe(to, quant, stored={tensor.info.dtype.name for tensor in checkpoint.tensors.values()})
-        plan = make(checkpoint, recipe, source.model or source.path.stem)
+        stored = {tensor.info.dtype.name for tensor in checkpoint.tensors.values()}
+        recipe = _recipe(to, quant, stored=stored, imatrix=weighing.sha256 if weighing else None)
+        plan = make(checkpoint, recipe, source.model or source.path.stem, weighing)
     if dry_run:
         _print_plan(plan, threads, as_json=as_json)
         return
 
     store = Store(session.settings.home)
-    settings = {"threads": threads, "check": check, "progress": session.progress}
+    settings = {"threads": threads, "check": check, "progress": session.progress, "imatrix": weighing}
     if output is not None:
         made = derive.into_path(store, source.path, recipe, output, **settings)
     elif source.model is None:
@@ -70,7 +77,7 @@ def convert(
     console.result(str(made.path))
 
 
-def _recipe(to: str, quant: str, *, stored: set[str]) -> Recipe:
+def _recipe(to: str, quant: str, *, stored: set[str], imatrix: str | None) -> Recipe:
     """What is meant: a type alone means GGUF; a format alone keeps plain weights as they are stored."""
     from converters.recipe import Recipe
 
@@ -79,7 +86,7 @@ def _recipe(to: str, quant: str, *, stored: set[str]) -> Recipe:
     if not quant:
         plain = [name for name in ("F32", "BF16", "F16") if name in stored - {"F32"}] or ["F32"]
         quant = plain[0].lower() if stored <= {"F32", "F16", "BF16"} else "f16"
-    return Recipe(to or "gguf", quant)
+    return Recipe(to or "gguf", quant, imatrix=imatrix)
 
 
 def _print_plan(plan: Plan, threads: int, *, as_json: bool) -> None:

@@ -11,7 +11,7 @@ import typer
 
 from converters.errors import shown
 from distro.cli import console
-from distro.errors import NotBuiltError, NotFoundError, SourceError, UsageError
+from distro.errors import NotBuiltError, UsageError
 
 if TYPE_CHECKING:
     from distro.catalog import Resolved
@@ -45,10 +45,11 @@ def fetch(
         raise UsageError(f"--from {shown(str(folder))}: no such folder")
 
     from distro.fetch import fetch as bring
+    from distro.lookup import wanted
 
     session: Session = context.obj
     peers = _peers(peer or [])
-    resolved = _resolved(session, reference, peers)
+    resolved = wanted(session.settings, reference, peers)
     if not session.quiet:
         console.say(_described(resolved))
     path = bring(
@@ -60,54 +61,6 @@ def fetch(
         console.result_json({"schema": "distro-fetch/1", "model": model, "variant": variant, "path": str(path)})
     else:
         console.result(str(path))
-
-
-def _resolved(session: Session, text: str, peers: Sequence[tuple[str, int]]) -> Resolved:
-    """A name by its manifest; for the hub and for torrents a variant made on the spot."""
-    from distro import catalog
-    from distro.reference import (
-        HubReference,
-        MagnetReference,
-        ManifestReference,
-        PathReference,
-        TorrentReference,
-        parse_reference,
-    )
-
-    parsed = parse_reference(text)
-    match parsed:
-        case HubReference(repo, revision):
-            from distro.sources.hub import variant_from_hub
-
-            return catalog.Resolved(None, *variant_from_hub(session.settings, repo, revision))
-        case MagnetReference():
-            return _from_torrent(session, text, peers)
-        case TorrentReference(location) if not location.startswith("https://"):
-            return _from_torrent(session, location, peers)
-        case TorrentReference() | ManifestReference():
-            raise NotBuiltError("fetching a manifest or a .torrent by its address; download it and give its path")
-        case PathReference(path) if path.suffix != ".toml":
-            raise UsageError(f"{shown(text)}: is a path, so there is nothing to fetch; `distro verify` proves files")
-    return catalog.load(session.settings).resolve(parsed)
-
-
-def _from_torrent(session: Session, reference: str, peers: Sequence[tuple[str, int]]) -> Resolved:
-    """The variant that a torrent brings; if nobody can say what is in it, the one that is here from it already."""
-    from distro import catalog
-    from distro.cli.resolve import stored
-    from distro.reference import parse_reference
-    from distro.sources.swarm import find_torrent
-    from distro.swarm.torrents import variant_from_torrent
-
-    try:
-        torrent = find_torrent(session.settings, reference, peers=peers)
-    except SourceError as error:
-        try:
-            here = stored(session, parse_reference(reference))
-        except NotFoundError:
-            raise error from None
-        return catalog.Resolved(None, *here.receipt.as_variant())
-    return catalog.Resolved(None, *variant_from_torrent(torrent, source=reference))
 
 
 def _peers(texts: Sequence[str]) -> tuple[tuple[str, int], ...]:

@@ -43,12 +43,12 @@ def rm(
 def _named(session: Session, reference: Reference) -> tuple[str, str, tuple[File, ...], tuple[str, ...]]:
     """(model, variant, its files, its sources), by the receipt, else by the manifest if something was arriving."""
     from distro import catalog
-    from distro.cli.resolve import stored
+    from distro.lookup import stored
     from distro.reference import NamedReference
     from distro.store import Store
 
     try:
-        found = stored(session, reference)
+        found = stored(session.settings, reference)
     except NotFoundError:
         if not isinstance(reference, NamedReference):
             raise

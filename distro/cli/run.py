@@ -38,14 +38,14 @@ def run(
 
     import torch
 
-    from distro.cli.resolve import local_path
+    from distro.lookup import local_path
     from distro.runtime.generate import Sampling, room_for
     from distro.runtime.model import Model
 
     if threads is not None:
         torch.set_num_threads(threads)
     session = context.obj
-    with Model.open(local_path(session, reference)) as model:
+    with Model.open(local_path(session.settings, reference)) as model:
         if not model.in_memory:
             session.progress.say("larger than the free memory: read again for every token, which is slow")
         prompt_ids = model.prompt_ids(prompt, system=system, raw=raw)

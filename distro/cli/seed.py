@@ -22,7 +22,7 @@ from distro.reference import TorrentReference
 
 if TYPE_CHECKING:
     from distro.cli import Session
-    from distro.cli.offer import Offer
+    from distro.offer import Offer
     from distro.swarm.seeder import Share
     from distro.swarm.torrents import Torrent
 
@@ -63,18 +63,18 @@ def seed(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """Share models as torrents. Prints a line for each when it is ready, and goes on until Ctrl-C."""
-    from distro.cli.offer import offer, verify
+    from distro.offer import offer, verify
     from distro.swarm.seeder import Manners
     from distro.swarm.seeder import seed as serve
 
     session: Session = context.obj
     manners = Manners(interface, port, tuple(trackers or ()), dht, parse_rate(limit), ratio, duration_s)
-    offers = [offer(session, reference) for reference in dict.fromkeys(references)]
+    offers = [offer(session.settings, reference) for reference in dict.fromkeys(references)]
     for offered in offers:
         _judge_right(session, offered, has_right=has_right, dht=dht)
     shares = []
     for offered in offers:
-        verify(session, offered)
+        verify(offered, session.progress)
         shares.append(_share(session, offered))
     with _told_to_stop() as stop:
         served = serve(

@@ -30,12 +30,12 @@ def torrent(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Make a torrent that depends on the content alone: same files, same infohash, whoever makes it."""
-    from distro.cli.offer import offer
+    from distro.offer import offer
     from distro.store import Store
     from distro.swarm import torrents
 
     session: Session = context.obj
-    offered = offer(session, reference)
+    offered = offer(session.settings, reference)
     made = torrents.make(offered.path, only=offered.names, progress=session.progress)
     if private:
         made = made.as_private()

@@ -60,10 +60,10 @@ def verify(
 
 def _check_stored(session: Session, reference: Reference) -> tuple[str, list[_Finding]]:
     """Every file of a variant in the store, by the manifest where that has a digest, else by the receipt."""
-    from distro.cli.resolve import stored
+    from distro.lookup import stored
     from distro.verify import strongest
 
-    found = stored(session, reference)
+    found = stored(session.settings, reference)
     variant = found.published and found.published.variant(found.receipt.variant)
     published = {file.path: file for file in variant.files} if variant and found.receipt.recipe is None else {}
     findings = []

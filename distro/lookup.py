@@ -1,4 +1,7 @@
-"""From what a user typed to a place on this disk, without the network."""
+"""From what a user typed to what it names: a variant that can be fetched, or a place on this disk.
+
+`wanted` may ask the hub or a swarm; `local` and `stored` never leave this machine.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,14 @@ from typing import TYPE_CHECKING
 
 from converters.errors import shown
 from distro import catalog
-from distro.errors import NotFoundError, UsageError
+from distro.catalog import Resolved
+from distro.config import Settings
+from distro.errors import NotBuiltError, NotFoundError, SourceError, UsageError
 from distro.manifest import Model, fold
 from distro.reference import (
     HubReference,
     MagnetReference,
+    ManifestReference,
     NamedReference,
     PathReference,
     Reference,
@@ -23,7 +29,6 @@ from distro.reference import (
 from distro.store import Store
 
 if TYPE_CHECKING:
-    from distro.cli import Session
     from distro.receipt import Receipt
 
 
@@ -66,13 +71,52 @@ class Stored:
         return self.folder
 
 
-def local(session: Session, text: str) -> Local:
+def wanted(settings: Settings, text: str, peers: Sequence[tuple[str, int]] = ()) -> Resolved:
+    """The variant that a reference means: a name by its manifest; for the hub and for torrents made on the spot.
+
+    peers: host and port of swarm members to ask for a magnet's metadata. Raises NotFoundError, UsageError,
+    NotBuiltError, and SourceError where the hub or the swarm does not answer.
+    """
+    reference = parse_reference(text)
+    match reference:
+        case HubReference(repo, revision):
+            from distro.sources.hub import variant_from_hub
+
+            return Resolved(None, *variant_from_hub(settings, repo, revision))
+        case MagnetReference():
+            return _from_torrent(settings, text, peers)
+        case TorrentReference(location) if not location.startswith("https://"):
+            return _from_torrent(settings, location, peers)
+        case TorrentReference() | ManifestReference():
+            raise NotBuiltError("fetching a manifest or a .torrent by its address; download it and give its path")
+        case PathReference(path) if path.suffix != ".toml":
+            raise UsageError(f"{shown(text)}: is a path, so there is nothing to fetch; `distro verify` proves files")
+    return catalog.load(settings).resolve(reference)
+
+
+def _from_torrent(settings: Settings, reference: str, peers: Sequence[tuple[str, int]]) -> Resolved:
+    """The variant that a torrent brings; if nobody can say what is in it, the one that is here from it already."""
+    from distro.sources.swarm import find_torrent
+    from distro.swarm.torrents import variant_from_torrent
+
+    try:
+        torrent = find_torrent(settings, reference, peers=peers)
+    except SourceError as error:
+        try:
+            here = stored(settings, parse_reference(reference))
+        except NotFoundError:
+            raise error from None
+        return Resolved(None, *here.receipt.as_variant())
+    return Resolved(None, *variant_from_torrent(torrent, source=reference))
+
+
+def local(settings: Settings, text: str) -> Local:
     """A path that exists, or a variant that is in the store. Raises NotFoundError that says how to fetch it."""
     reference = parse_reference(text)
     if isinstance(reference, PathReference) and reference.path.suffix != ".toml":
         return Local(_existing(reference.path))
     try:
-        found = stored(session, reference)
+        found = stored(settings, reference)
     except NotFoundError:
         if isinstance(reference, NamedReference) and Path(text).exists():
             return Local(Path(text))
@@ -80,15 +124,15 @@ def local(session: Session, text: str) -> Local:
     return Local(found.path, found.receipt.model, found.receipt.variant, found.published)
 
 
-def local_path(session: Session, text: str) -> Path:
+def local_path(settings: Settings, text: str) -> Path:
     """The path alone of what `local` finds."""
-    return local(session, text).path
+    return local(settings, text).path
 
 
-def stored(session: Session, reference: Reference) -> Stored:
+def stored(settings: Settings, reference: Reference) -> Stored:
     """The variant in the store that a reference means. Raises NotFoundError, UsageError."""
-    store = Store(session.settings.home)
-    model, variant, published = _names(session, store, reference)
+    store = Store(settings.home)
+    model, variant, published = _names(settings, store, reference)
     here = [name for each, name in store.variants() if each == model]
     if variant is None and len(here) == 1:
         variant = here[0]
@@ -99,12 +143,12 @@ def stored(session: Session, reference: Reference) -> Stored:
     return Stored(store.folder(model, wanted), receipt, published)
 
 
-def _names(session: Session, store: Store, reference: Reference) -> tuple[str, str | None, Model | None]:
+def _names(settings: Settings, store: Store, reference: Reference) -> tuple[str, str | None, Model | None]:
     """(model, variant, the model as published); the variant is None where only the store can tell."""
     match reference:
         case NamedReference(name, variant):
             try:
-                _, published = catalog.load(session.settings).find(name)
+                _, published = catalog.load(settings).find(name)
             except NotFoundError:
                 made_here = next((each for each, _ in store.variants() if fold(each) == fold(name)), None)
                 if made_here is None:
@@ -120,7 +164,7 @@ def _names(session: Session, store: Store, reference: Reference) -> tuple[str, s
 
             return f"torrent-{torrents.read(_existing(Path(location))).infohash[:16]}", None, None
         case PathReference():
-            resolved = catalog.load(session.settings).resolve(reference)
+            resolved = catalog.load(settings).resolve(reference)
             return resolved.model.name, resolved.variant.name, resolved.model
     raise UsageError(f"{shown(str(reference))}: only `distro fetch` can open this; then use the name that it gives")
 

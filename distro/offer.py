@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from converters.errors import shown
 from distro import catalog
-from distro.cli.resolve import Stored, local, stored
+from distro.config import Settings
 from distro.errors import NotFoundError, WrongBytesError
+from distro.lookup import Stored, local, stored
 from distro.manifest import File, License, Model
+from distro.progress import Progress
 from distro.receipt import Receipt
 from distro.reference import NamedReference, PathReference, Reference, parse_reference
 from distro.store import Store
 from distro.verify import Status, check
-
-if TYPE_CHECKING:
-    from distro.cli import Session
 
 
 @dataclass(frozen=True)
@@ -48,23 +46,23 @@ class Offer:
         return None if self.receipt is None else tuple(self.receipt.files)
 
 
-def offer(session: Session, text: str) -> Offer:
+def offer(settings: Settings, text: str) -> Offer:
     """Raises NotFoundError, UsageError; for a torrent as reference its files in the store."""
     reference = parse_reference(text)
-    found = _in_store(session, reference, text)
+    found = _in_store(settings, reference, text)
     if found is None:
-        path = local(session, text).path
+        path = local(settings, text).path
         return Offer(path, path.resolve().name, reference)
-    license_, restriction = _rights(session, found)
+    license_, restriction = _rights(settings, found)
     label = f"{found.receipt.model}-{found.receipt.variant}".replace("/", "--")
     return Offer(found.folder, label, reference, found.receipt, license_, restriction)
 
 
-def verify(session: Session, offered: Offer) -> None:
+def verify(offered: Offer, progress: Progress) -> None:
     """Prove the files of the store by their receipt. Raises NotFoundError, WrongBytesError."""
     if offered.receipt is None:
         return
-    with session.progress.bar(f"verifying {offered.label}", offered.receipt.size) as bar:
+    with progress.bar(f"verifying {offered.label}", offered.receipt.size) as bar:
         for name, entry in offered.receipt.files.items():
             verdict = check(offered.path / name, File(name, entry.size, entry.sha256), bar)
             if verdict.status == Status.MISSING:
@@ -75,34 +73,34 @@ def verify(session: Session, offered: Offer) -> None:
                 )
 
 
-def _in_store(session: Session, reference: Reference, text: str) -> Stored | None:
+def _in_store(settings: Settings, reference: Reference, text: str) -> Stored | None:
     """The variant that is meant; a path into the store means the variant that lies there."""
     if not isinstance(reference, PathReference) or reference.path.suffix == ".toml":
         try:
-            return stored(session, reference)
+            return stored(settings, reference)
         except NotFoundError:
             if Path(text).exists() and not text.endswith(".torrent"):
                 return None
             raise
-    store = Store(session.settings.home)
+    store = Store(settings.home)
     path = reference.path.resolve()
     for model, variant in store.variants():
         if path.is_relative_to(store.folder(model, variant).resolve()):
-            return stored(session, NamedReference(model, variant))
+            return stored(settings, NamedReference(model, variant))
     return None
 
 
-def _rights(session: Session, found: Stored) -> tuple[License | None, str | None]:
+def _rights(settings: Settings, found: Stored) -> tuple[License | None, str | None]:
     """(the licence, what speaks against passing it on)"""
     model = found.receipt.model
     if found.published is None:
         # What came from a swarm goes back to that swarm; a repository may have been opened by a token.
         unknown = None if model.startswith("torrent-") else "nobody wrote down whether it may be passed on"
         return None, unknown
-    family, _ = catalog.load(session.settings).find(model)
+    family, _ = catalog.load(settings).find(model)
     if family.license.redistribution == "forbidden":
         return family.license, f"its licence, {shown(family.license.id)}, forbids passing it on"
-    store = Store(session.settings.home)
+    store = Store(settings.home)
     here = [store.receipt(model, name) for each, name in store.variants() if each == model]
     gated = _is_gated(found.published, found.receipt, [each for each in here if each])
     return family.license, "its publisher gives it only to those who agree to terms" if gated else None

@@ -1,0 +1,66 @@
+"""The main job for programs, in three functions: what the command line does, with its settings, without its words.
+
+Every error is one of `distro.errors` or `converters.errors`.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from distro import config
+from distro.progress import Progress, Silent
+
+if TYPE_CHECKING:
+    from distro.runtime.model import Model
+
+
+def fetch(reference: str, *, settings: config.Settings | None = None, progress: Progress | None = None) -> Path:
+    """Bring a model here, proven, and say where it is: its file if it has but one, else its folder.
+
+    reference: whatever `distro fetch` takes. What is here already is not fetched again.
+    """
+    from distro import fetch as fetching
+    from distro.lookup import wanted
+
+    settings = settings or config.load()
+    found = wanted(settings, reference)
+    return fetching.fetch(settings, found.model, found.variant, progress=progress or Silent())
+
+
+def convert(
+    source: Path | str,
+    quant: str,
+    target: Path | str,
+    *,
+    to: str = "gguf",
+    check: bool = True,
+    threads: int = 0,
+    progress: Progress | None = None,
+) -> Path:
+    """Convert a file or a folder into a file (to="gguf") or a folder (to="safetensors"), and prove the result.
+
+    quant: a type such as "q8_0", "f16". threads: 0 for one on each core. A result that fails its check is not kept.
+    """
+    from converters.recipe import Recipe
+    from distro import derive
+    from distro.store import Store
+
+    made = derive.into_path(
+        Store(config.load().home),
+        Path(source),
+        Recipe(to, quant),
+        Path(target),
+        threads=threads or os.cpu_count() or 1,
+        check=check,
+        progress=progress or Silent(),
+    )
+    return made.path
+
+
+def open_model(path: Path | str) -> Model:
+    """A model that answers, in the reference runtime: `open_model(path).answer("What is the capital of France?")`."""
+    from distro.runtime.model import Model
+
+    return Model.open(path)
