@@ -189,7 +189,7 @@ def _parse_hub(text: str) -> HubReference:
 
 def _parse_magnet(text: str, *, public_only: bool) -> MagnetReference:
     """public_only: refuse what a manifest may not name, instead of leaving it out when the torrent is fetched."""
-    from distro.swarm.torrents import parse_magnet
+    from distro.swarm.magnet import parse_magnet
 
     magnet = parse_magnet(text)
     if public_only:

@@ -27,8 +27,11 @@ from distro.errors import DiskFullError, NotThereError, SourceError, StorageErro
 from distro.manifest import File, Variant
 from distro.progress import Bar
 from distro.sources.base import Source
+from distro.swarm.binding import require_libtorrent
+from distro.swarm.magnet import parse_magnet
 from distro.swarm.session import Session, open_session
-from distro.swarm.torrents import Torrent, TorrentFile, from_info, parse_magnet, read, require_libtorrent
+from distro.swarm.torrent import Torrent, from_info, read
+from distro.swarm.torrent_file import TorrentFile
 
 if TYPE_CHECKING:
     import libtorrent as lt

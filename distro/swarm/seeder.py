@@ -17,7 +17,7 @@ from converters.errors import ChangedError, MissingError, shown
 from distro.errors import StorageError, UsageError
 from distro.progress import Bar, Progress
 from distro.swarm.session import Session, open_session
-from distro.swarm.torrents import Torrent
+from distro.swarm.torrent import Torrent
 
 if TYPE_CHECKING:
     import libtorrent as lt

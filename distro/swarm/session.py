@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from converters.errors import shown
 from distro.errors import CannotCreateError, UsageError
-from distro.swarm.torrents import require_libtorrent
+from distro.swarm.binding import require_libtorrent
 
 if TYPE_CHECKING:
     import libtorrent as lt
