@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from converters.quants.vector import Machine, Real, Reals, Whole
+from converters.quants.vector import Machine, Mask, Real, Reals, Whole
 
 
 @dataclass(frozen=True)
@@ -67,17 +67,22 @@ def fit_minimum(
     scale = 1.0 / inverse
     best = v.kept(error=error_of(quants, scale, low), scale=scale, minimum=low, inverse=inverse, base=low)
 
+    def terms(i: int, inverse: Real, base: Real, usual: bool) -> tuple[Real, ...]:
+        q = inverse * (x[i] - base)
+        q = v.nearest_within(q, 0, top) if usual else v.nearest_whole(q).clamp(0, top).real()
+        quants[i] = q
+        weighed = importance[i] * q
+        return weighed, weighed * q, weighed * x[i]
+
+    sums = v.kept(q=v.real(0.0), q2=v.real(0.0), xq=v.real(0.0))
     for s in v.loop(0, n_steps + 1, unroll=1):
         base = best["minimum"]
         inverse = (first + step * v.real(s) + float(top)) / (high - base)
-
-        def terms(i: int, inverse: Real = inverse, base: Real = base) -> tuple[Real, ...]:
-            q = quant(v, x[i], inverse, base, top).real()
-            quants[i] = q
-            wq = importance[i] * q
-            return wq, wq * q, wq * x[i]
-
-        sum_q, sum_q2, sum_xq = v.sums(3, (terms(i) for i in v.loop(0, n)))
+        inverse = v.select(flat, 0.0, inverse)
+        for usual in v.either(_within_reach(inverse * (low - base)) & _within_reach(inverse * (high - base))):
+            sum_q, sum_q2, sum_xq = v.sums(3, (terms(i, inverse, base, usual) for i in v.loop(0, n)))
+            sums.set(q=sum_q, q2=sum_q2, xq=sum_xq)
+        sum_q, sum_q2, sum_xq = sums["q"], sums["q2"], sums["xq"]
         determinant = sum_w * sum_q2 - sum_q * sum_q
         scale = (sum_w * sum_xq - sum_x * sum_q) / determinant
         minimum = (sum_q2 * sum_x - sum_q * sum_xq) / determinant
@@ -95,3 +100,8 @@ def fit_minimum(
         base=v.select(flat, 0.0, best["base"]),
         top=top,
     )
+
+
+def _within_reach(value: Real) -> Mask:
+    """Of `nearest_within`. What lies between two values within reach is so, too."""
+    return abs(value) < float(2**21)

@@ -18,7 +18,7 @@ from llvmlite import binding, ir
 
 from converters.quants.base import Dequantize, Quantize
 from converters.quants.importance import Importance
-from converters.quants.vector import Block, Machine, Raw, Real, Reals, Whole, Wholes
+from converters.quants.vector import Block, Machine, Mask, Raw, Real, Reals, Whole, Wholes
 
 N_LANES = 16
 
@@ -69,7 +69,18 @@ class LlvmMachine(Machine):
         self.entry.branch(self.function.basic_blocks[1])
         return str(self.module)
 
-    # Memory
+    # The way through
+
+    def either(self, when: Mask) -> Iterator[bool]:
+        all_lanes = self.builder.bitcast(when.raw, ir.IntType(N_LANES))
+        holds = self.builder.icmp_unsigned("==", all_lanes, ir.Constant(ir.IntType(N_LANES), -1))
+        yes, no, after = (self.function.append_basic_block(name) for name in ("yes", "no", "after"))
+        self.builder.cbranch(holds, yes, no)
+        for answer, block in ((True, yes), (False, no)):
+            self.builder.position_at_end(block)
+            yield answer
+            self.builder.branch(after)
+        self.builder.position_at_end(after)
 
     def loop(self, start: int, stop: int, unroll: int = 8) -> Iterator[int]:
         n_rounds = (stop - start) // unroll
@@ -95,6 +106,8 @@ class LlvmMachine(Machine):
         index.add_incoming(following, self.builder.block)
         self.builder.cbranch(self.builder.icmp_unsigned("<", following, stop), body, after)
         self.builder.position_at_end(after)
+
+    # Memory
 
     def _memory(self, kind: ir.Type, n: int) -> Raw:
         memory = self.entry.alloca(kind, _I64(n))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from converters.quants.vector import Block, Machine, Raw, Real, Reals, Whole, Wholes
+from converters.quants.vector import Block, Machine, Mask, Raw, Real, Reals, Whole, Wholes
 
 _REAL_OPS: dict[str, Any] = {"+": np.add, "-": np.subtract, "*": np.multiply, "/": np.divide}
 _COMPARE: dict[str, Any] = {
@@ -35,6 +35,9 @@ class NumpyMachine(Machine):
 
     def loop(self, start: int, stop: int, unroll: int = 8) -> Iterator[int]:
         return iter(range(start, stop))
+
+    def either(self, when: Mask) -> Iterator[bool]:
+        return iter([bool(np.all(when.raw))])
 
     def reals(self, n: int) -> Reals:
         return Reals(self, np.zeros((n, self.n_lanes), np.float32))

@@ -229,7 +229,7 @@ class Block(ABC):
 
 
 class Kept:
-    """Values that live through a loop. `keep(when, ...)` replaces those of the lanes where `when` holds."""
+    """Values that outlive the body of a loop. `keep(when, ...)` replaces those of the lanes where `when` holds."""
 
     def __init__(self, machine: Machine, values: dict[str, Real]) -> None:
         self._machine = machine
@@ -240,8 +240,12 @@ class Kept:
 
     def keep(self, when: Mask, **values: Real) -> None:
         for name, value in values.items():
-            chosen = self._machine.select(when, value, self[name])
-            self._machine.set_cell(self._cells[name], chosen.raw)
+            self.set(**{name: self._machine.select(when, value, self[name])})
+
+    def set(self, **values: Real) -> None:
+        """Replaces them in every lane."""
+        for name, value in values.items():
+            self._machine.set_cell(self._cells[name], value.raw)
 
 
 class Machine(ABC):
@@ -342,6 +346,13 @@ class Machine(ABC):
     @abstractmethod
     def loop(self, start: int, stop: int, unroll: int = 8) -> Iterator[int]:
         """The indices from start to stop. A machine may write the body out `unroll` times in a row."""
+
+    @abstractmethod
+    def either(self, when: Mask) -> Iterator[bool]:
+        """True if `when` holds in every lane, else False; a machine may write the body out for both, one of which runs.
+
+        What the body makes must be put into memory or into Kept.
+        """
 
     @abstractmethod
     def reals(self, n: int) -> Reals: ...
