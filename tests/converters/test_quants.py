@@ -99,6 +99,156 @@ def test_q4_1_block_byte_by_byte() -> None:
     assert encode(weights, dtypes.Q4_1).tolist() == [d + m + qs]
 
 
+def decoded(dtype: DType, parts: dict[int, list[int]]) -> Floats:
+    """The weights of a block that is zero but for some bytes: where they begin, and what they are."""
+    block = np.zeros((1, dtype.block_bytes), np.uint8)
+    for at, values in parts.items():
+        block[0, at : at + len(values)] = values
+    return quants.decode(block, dtype)[0]
+
+
+ONE, TWO = [0x00, 0x3C], [0x00, 0x40]  # float16
+
+
+def test_q5_0_block_byte_by_byte() -> None:
+    weights = np.zeros((1, 32), np.float32)
+    weights[0, [0, 1, 16, 31]] = [-16.0, 15.0, 3.0, -1.0]
+    d = ONE  # -16 / -16
+    # Quants, trunc(w + 16.5): 0, 31, 19, 15; elsewhere 16, whose low four bits are 0.
+    qh = [0b11111110, 0xFF, 0xFF, 0b01111111]  # all but quants 0 and 31 have the fifth bit
+    qs = [0 | 3 << 4, 15] + [0] * 13 + [15 << 4]
+    assert encode(weights, dtypes.Q5_0).tolist() == [d + qh + qs]
+
+
+def test_q5_1_block_byte_by_byte() -> None:
+    weights = np.full((1, 32), 1.0, np.float32)
+    weights[0, [0, 1, 17]] = [63.0, 2.0, 35.0]
+    d, m = TWO, ONE  # (63 - 1) / 31, 1
+    # Quants, trunc((w - 1) / 2 + 0.5): 31, 1, 17; elsewhere 0.
+    qh = [0b00000001, 0, 0b00000010, 0]
+    qs = [15, 1 | 1 << 4] + [0] * 14
+    assert encode(weights, dtypes.Q5_1).tolist() == [d + m + qh + qs]
+
+
+def test_iq4_nl_block_byte_by_byte() -> None:
+    weights = np.zeros((1, 32), np.float32)
+    levels = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113]
+    weights[0] = [*levels, *reversed(levels)]
+    d = ONE
+    qs = [i | (15 - i) << 4 for i in range(16)]  # quant i is level i
+    assert encode(weights, dtypes.IQ4_NL).tolist() == [d + qs]
+    assert_same_bits(quants.decode(np.array([d + qs], np.uint8), dtypes.IQ4_NL), weights)
+
+
+def test_iq4_xs_block_byte_by_byte() -> None:
+    weights = decoded(
+        dtypes.IQ4_XS,
+        {
+            0: ONE,
+            2: [0b00_00_00_10, 0b11_00_00_00],  # high bits of the scales: 2 of scale 0, 3 of scale 7
+            4: [0x01, 0, 0, 0xF0],  # low bits: 1 of scale 0, 15 of scale 7
+            8: [0x8F],  # quant 0 is 15, quant 16 is 8
+            135: [0xF0],  # quant 255 is 15
+        },
+    )
+    # Scales less 32: 33 - 32 = 1 and 63 - 32 = 31; 0 - 32 in between. Levels: 113, 1, and -127 for quant 0.
+    assert [weights[i] for i in (0, 16, 1, 32, 255, 254)] == [113, 1, -127, -32 * -127, 31 * 113, 31 * -127]
+
+
+def test_q2_k_block_byte_by_byte() -> None:
+    weights = decoded(
+        dtypes.Q2_K,
+        {
+            0: [3 | 2 << 4, 5 | 1 << 4],  # sub-blocks 0 and 1: scales 3 and 5, minimums 2 and 1
+            15: [1],  # sub-block 15: scale 1, no minimum
+            16: [0b11],  # quant 0 is 3 (quants 32, 64 and 96 are 0)
+            16 + 16: [0b01],  # quant 16 is 1
+            16 + 63: [0b10_00_00_00],  # quant 255 is 2
+            80: TWO,
+            82: ONE,
+        },
+    )
+    expected = {0: 2 * 3 * 3 - 2, 1: -2, 16: 2 * 5 * 1 - 1, 31: -1, 32: 0, 255: 2 * 1 * 2}
+    assert {i: weights[i] for i in expected} == expected
+
+
+def test_q3_k_block_byte_by_byte() -> None:
+    weights = decoded(
+        dtypes.Q3_K,
+        {
+            0: [0b0000_0001],  # quant 0 has the third bit, 32, 64, ... have not
+            31: [0b1000_0000],  # quant 255 has it
+            32: [0b01],  # quant 0: 1, and 4 for the third bit
+            95: [0b11_00_00_00],  # quant 255: 3, and 4
+            96: [1 | 2 << 4],  # low bits of scales 0 and 8
+            103: [15 << 4],  # of scale 15
+            104: [0b00_10_00_10],  # high bits: 2 of scale 0, 2 of scale 8
+            107: [0b11_00_00_00],  # 3 of scale 15
+            108: TWO,
+        },
+    )
+    # Scales less 32: 1 for sub-block 0, 2 for 8, 31 for 15. Quants less 4: 1, 3, and -4 for 0.
+    expected = {0: 2 * 1 * 1, 1: 2 * 1 * -4, 128: 2 * 2 * -4, 255: 2 * 31 * 3, 254: 2 * 31 * -4}
+    assert {i: weights[i] for i in expected} == expected
+
+
+SIX_BITS = {
+    0: ONE,
+    2: TWO,
+    4: [5 | 0b10 << 6, 0, 0, 7],  # scales 0 and 3, and the high bits of scale 4
+    8: [1 | 0b01 << 6, 0, 0, 0],  # minimum 0, and the high bits of minimum 4
+    12: [3 | 2 << 4, 0, 0, 0],  # the low bits of scale 4 and minimum 4
+}  # scale 4 is 35, minimum 4 is 18
+
+
+def test_q4_k_block_byte_by_byte() -> None:
+    weights = decoded(
+        dtypes.Q4_K,
+        {
+            **SIX_BITS,
+            16: [9],  # quant 0
+            16 + 63: [15 << 4],  # quant 127
+            16 + 64: [4],  # quant 128
+        },
+    )
+    expected = {0: 5 * 9 - 2 * 1, 1: -2, 32: 0, 127: 7 * 15, 128: 35 * 4 - 2 * 18, 129: -36}
+    assert {i: weights[i] for i in expected} == expected
+
+
+def test_q5_k_block_byte_by_byte() -> None:
+    weights = decoded(
+        dtypes.Q5_K,
+        {
+            **SIX_BITS,
+            16: [0b0001_0001],  # the fifth bits of quants 0 and 128
+            16 + 31: [0b0000_1000],  # of quant 127
+            48: [9],  # quant 0: 9 and 16
+            48 + 63: [15 << 4],  # quant 127: 15 and 16
+            48 + 64: [4],  # quant 128: 4 and 16
+        },
+    )
+    expected = {0: 5 * 25 - 2 * 1, 1: -2, 32: 0, 127: 7 * 31, 128: 35 * 20 - 2 * 18, 129: -36}
+    assert {i: weights[i] for i in expected} == expected
+
+
+def test_q6_k_block_byte_by_byte() -> None:
+    weights = decoded(
+        dtypes.Q6_K,
+        {
+            0: [7 | 5 << 4],  # low bits of quants 0 and 64
+            127: [15 << 4],  # of quant 255
+            128: [0b00_11_00_10],  # high bits: 2 of quant 0, 3 of quant 64
+            191: [0b11_00_00_00],  # 3 of quant 255
+            192: [3, 0, 0, 0, 256 - 2],  # sub-blocks 0 and 4: scales 3 and -2
+            207: [127],  # sub-block 15
+            208: ONE,
+        },
+    )
+    # Quants less 32: 2 * 16 + 7 - 32 = 7, 3 * 16 + 5 - 32 = 21, 63 - 32 = 31, and -32 for 0.
+    expected = {0: 3 * 7, 1: 3 * -32, 64: -2 * 21, 65: -2 * -32, 255: 127 * 31, 254: 127 * -32}
+    assert {i: weights[i] for i in expected} == expected
+
+
 def test_bf16_rounds_ties_to_even() -> None:
     bits = np.array([[0x3F800000, 0x3F808000, 0x3F818000, 0x3F808001, 0xBF818000, 0x00008000, 0x00018000]], np.uint32)
     expected = [0x3F80, 0x3F80, 0x3F82, 0x3F81, 0xBF82, 0x0000, 0x0002]
