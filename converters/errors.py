@@ -44,7 +44,7 @@ class MalformedError(ConversionError):
     ) -> None:
         self.path, self.field, self.offset, self.found, self.allowed = path, field, offset, found, allowed
         where = "" if offset is None else f" at {offset}"
-        super().__init__(f"{shown(str(path))}: {shown(field)}{where}: found {shown(found)}, allowed {allowed}")
+        super().__init__(f"{escape(str(path))}: {shown(field)}{where}: found {shown(found)}, allowed {allowed}")
 
 
 class UnsafeError(MalformedError):
@@ -60,7 +60,7 @@ class MissingError(ConversionError):
 
     def __init__(self, path: Path | str, why: str) -> None:
         self.path, self.why = path, why
-        super().__init__(f"{shown(str(path))}: not found, {why}")
+        super().__init__(f"{escape(str(path))}: not found, {why}")
 
 
 class ChangedError(ConversionError):
@@ -68,7 +68,7 @@ class ChangedError(ConversionError):
 
     def __init__(self, path: Path | str, what: str) -> None:
         self.path, self.what = path, what
-        super().__init__(f"{shown(str(path))}: changed while it was read ({what})")
+        super().__init__(f"{escape(str(path))}: changed while it was read ({what})")
 
 
 class RefusedError(ConversionError):

@@ -6,6 +6,7 @@ but links into the `blobs/` beside `snapshots/` (huggingface_hub, "Understand ca
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def inside(folder: Path, name: str) -> Path:
     """The path of a file by its plain name, whether it exists or not. Raises UnsafeError for a link that leaves."""
     path = folder / name
     if path.is_symlink():
-        target, home = path.resolve(), folder.resolve()
+        target, home = Path(os.path.realpath(path)), folder.resolve()  # resolve() minds a link to itself
         homes = [home, home.parent.parent / "blobs"] if home.parent.name == "snapshots" else [home]
         if not any(target.is_relative_to(each) for each in homes):
             allowed = "a file of this folder, or of the hub cache that it belongs to"

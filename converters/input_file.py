@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -27,13 +28,19 @@ class InputFile:
             self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except FileNotFoundError:
             raise MissingError(self.path, "a file to read was expected here") from None
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # a socket, or a device that is not there
+                raise
+            raise self._irregular("no regular file") from None
         status = os.fstat(self._descriptor)
         if not stat.S_ISREG(status.st_mode):
             self.close()
-            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "no regular file"
-            raise MalformedError(self.path, "file", found=kind, allowed="a regular file")
+            raise self._irregular("a folder" if stat.S_ISDIR(status.st_mode) else "no regular file")
         self.size = status.st_size
         self._identity = (status.st_size, status.st_mtime_ns, status.st_ino)
+
+    def _irregular(self, kind: str) -> MalformedError:
+        return MalformedError(self.path, "file", found=kind, allowed="a regular file")
 
     def read(self, offset: int, n_bytes: int, field: str) -> bytes:
         """So many bytes from an offset; MalformedError naming `field` where the file has fewer."""

@@ -17,7 +17,8 @@ from converters.checkpoint import Card, Checkpoint
 from converters.dtypes import DType
 from converters.errors import ConversionError, MalformedError, RefusedError, UnsupportedError, shown
 from converters.fields import Fields
-from converters.formats.gguf_header import ALIGNMENT, MAGIC, Header, pack_header, padded, read_header
+from converters.formats import signatures
+from converters.formats.gguf_header import ALIGNMENT, Header, pack_header, padded, read_header
 from converters.hyperparameters import HyperParameters
 from converters.input_file import InputFile
 from converters.layout import OutputFile, PlacedTensor
@@ -35,10 +36,11 @@ _OF_THE_FILE = {"architecture", "type", "file_type", "quantization_version", "al
 
 
 def sniff(path: Path) -> bool:
-    """Whether this is a file that begins as GGUF files do."""
+    """Whether this is a file that begins as GGUF files do, or those of the formats before, which get advice."""
     try:
         with InputFile(path) as file:
-            return file.size >= len(MAGIC) and file.read(0, len(MAGIC), "header") == MAGIC
+            head = file.read(0, min(file.size, signatures.LENGTH), "header")
+            return signatures.of(head) in (signatures.Signature.GGUF, signatures.Signature.GGML)
     except (ConversionError, OSError):
         return False
 

@@ -26,7 +26,6 @@ OTHERS = [
     (b"<html>", "an HTML page"),
     (b"\x89PNG\r\n", "a PNG image"),
     (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
-    (b"tjgg\x03\x00\x00\x00", "a GGML file from before GGUF"),
     (b'{"a": 1}', "JSON text"),
 ]
 
@@ -41,6 +40,13 @@ def test_what_no_format_knows_is_called_by_its_name(tmp_path: Path, data: bytes,
     assert caught.value.allowed == "gguf, huggingface"
 
 
+def test_what_is_older_than_gguf_gets_advice(tmp_path: Path) -> None:
+    path = tmp_path / "model.bin"
+    path.write_bytes(b"tjgg\x03\x00\x00\x00")
+    with pytest.raises(UnsupportedError, match=r"found GGJT, .* convert_llama_ggml_to_gguf\.py of llama\.cpp first"):
+        open_checkpoint(path)
+
+
 def test_nothing_and_an_empty_folder_are_missing(tmp_path: Path) -> None:
     with pytest.raises(MissingError, match="a checkpoint to read was expected here"):
         open_checkpoint(tmp_path / "nothing")
@@ -52,6 +58,21 @@ def test_a_fifo_answers_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "model.gguf")
     with pytest.raises(MalformedError, match="found no regular file"):
         open_checkpoint(tmp_path / "model.gguf")
+
+
+def test_a_link_to_itself_is_not_there(tmp_path: Path) -> None:
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).symlink_to(name)
+    with pytest.raises(MissingError):
+        open_checkpoint(tmp_path)
+
+
+def test_a_long_path_is_shown_whole(tmp_path: Path) -> None:
+    folder = tmp_path.joinpath(*["models--owner--a-name-that-says-what-is-in-it"] * 4)
+    folder.mkdir(parents=True)
+    (folder / "model.gguf").write_bytes(b"GGUF")
+    with pytest.raises(MalformedError, match=r"/model\.gguf: header at 4: "):
+        open_checkpoint(folder / "model.gguf")
 
 
 @pytest.mark.parametrize("known", FORMATS, ids=[known.NAME for known in FORMATS])
