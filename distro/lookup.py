@@ -97,7 +97,7 @@ def wanted(settings: Settings, text: str, peers: Sequence[tuple[str, int]] = ())
 def _from_torrent(settings: Settings, reference: str, peers: Sequence[tuple[str, int]]) -> Resolved:
     """The variant that a torrent brings; if nobody can say what is in it, the one that is here from it already."""
     from distro.sources.swarm import find_torrent
-    from distro.swarm.torrents import variant_from_torrent
+    from distro.swarm.variant import variant_from_torrent
 
     try:
         torrent = find_torrent(settings, reference, peers=peers)
@@ -160,9 +160,9 @@ def _names(settings: Settings, store: Store, reference: Reference) -> tuple[str,
         case MagnetReference(_, infohash):
             return f"torrent-{infohash[:16]}", None, None
         case TorrentReference(location) if not location.startswith("https://"):
-            from distro.swarm import torrents
+            from distro.swarm.torrent import read
 
-            return f"torrent-{torrents.read(_existing(Path(location))).infohash[:16]}", None, None
+            return f"torrent-{read(_existing(Path(location))).infohash[:16]}", None, None
         case PathReference():
             resolved = catalog.load(settings).resolve(reference)
             return resolved.model.name, resolved.variant.name, resolved.model

@@ -64,7 +64,7 @@ def fetch(
 
 
 def _peers(texts: Sequence[str]) -> tuple[tuple[str, int], ...]:
-    from distro.swarm.torrents import parse_peer
+    from distro.swarm.addresses import parse_peer
 
     try:
         return tuple(map(parse_peer, texts))

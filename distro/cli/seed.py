@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from distro.cli import Session
     from distro.offer import Offer
     from distro.swarm.seeder import Share
-    from distro.swarm.torrents import Torrent
+    from distro.swarm.torrent import Torrent
 
 _RATE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([kMG]?)B?(?:/s)?", re.ASCII | re.IGNORECASE)
 _UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3}
@@ -113,17 +113,18 @@ def _judge_right(session: Session, offered: Offer, *, has_right: bool, dht: bool
 
 def _share(session: Session, offered: Offer) -> Share:
     """The torrent that others know the files by: the one that was given, or the one that they make of themselves."""
-    from distro.swarm import torrents
+    from distro.swarm.make import make, model_files
     from distro.swarm.seeder import Share
+    from distro.swarm.torrent import read
 
-    files = torrents.model_files(offered.path, offered.names)
+    files = model_files(offered.path, offered.names)
     if isinstance(offered.reference, TorrentReference):
-        torrent = torrents.read(Path(offered.reference.location))
+        torrent = read(Path(offered.reference.location))
         _judge_files(torrent, files, offered.reference.location)
         for line in torrent.dropped:
             session.progress.say(line)
         return Share(offered.label, torrent, files)
-    made = torrents.make(offered.path, only=offered.names, progress=session.progress)
+    made = make(offered.path, only=offered.names, progress=session.progress)
     if not offered.infohash:
         return Share(offered.label, made if offered.restriction is None else made.as_private(), files)
     # What came by torrent goes back to the same swarm, and to no wider one.

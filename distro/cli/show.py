@@ -61,11 +61,10 @@ def _resolved(session: Session, text: str) -> Resolved:
         case TorrentReference(location) if not location.startswith("https://"):
             from pathlib import Path
 
-            from distro.swarm import torrents
+            from distro.swarm.torrent import read
+            from distro.swarm.variant import variant_from_torrent
 
-            return catalog.Resolved(
-                None, *torrents.variant_from_torrent(torrents.read(Path(location)), allow_sha1=True)
-            )
+            return catalog.Resolved(None, *variant_from_torrent(read(Path(location)), allow_sha1=True))
         case PathReference(path) if path.suffix != ".toml":
             raise UsageError(f"{path}: `show` is for models; `distro inspect` shows the inside of a file")
     return catalog.load(session.settings).resolve(reference)

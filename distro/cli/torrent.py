@@ -12,7 +12,7 @@ from distro.cli import console
 
 if TYPE_CHECKING:
     from distro.cli import Session
-    from distro.swarm.torrents import Torrent
+    from distro.swarm.torrent import Torrent
 
 
 def torrent(
@@ -32,11 +32,11 @@ def torrent(
     """Make a torrent that depends on the content alone: same files, same infohash, whoever makes it."""
     from distro.offer import offer
     from distro.store import Store
-    from distro.swarm import torrents
+    from distro.swarm.make import make
 
     session: Session = context.obj
     offered = offer(session.settings, reference)
-    made = torrents.make(offered.path, only=offered.names, progress=session.progress)
+    made = make(offered.path, only=offered.names, progress=session.progress)
     if private:
         made = made.as_private()
     if v1:

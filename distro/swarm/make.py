@@ -73,7 +73,7 @@ def make(
             raise ChangedError(files[name], "size or time")
 
     metainfo: Any = creation.generate()
-    return named_by_content(metainfo[b"info"], str(path), metainfo[b"piece layers"])
+    return named_by_content(metainfo[b"info"], path, metainfo[b"piece layers"])
 
 
 def piece_length_for(total: int) -> int:

@@ -117,7 +117,7 @@ def read(source: Path | bytes) -> Torrent:
     require_libtorrent()
     import libtorrent as lt
 
-    where = "torrent" if isinstance(source, bytes) else str(source)
+    where = "torrent" if isinstance(source, bytes) else source
     data = source if isinstance(source, bytes) else _bounded(source)
     if len(data) > _MAX_TORRENT_BYTES:
         raise MalformedManifestError(where, "size", found=f"{len(data)} bytes", allowed=f"{_MAX_TORRENT_BYTES} at most")
@@ -130,7 +130,7 @@ def read(source: Path | bytes) -> Torrent:
     return replace(torrent, trackers=trackers, web_seeds=web_seeds, dropped=dropped + dropped_too)
 
 
-def from_info(info: bytes, where: str, *, piece_layers: Mapping[bytes, bytes] | None = None) -> Torrent:
+def from_info(info: bytes, where: Path | str, *, piece_layers: Mapping[bytes, bytes] | None = None) -> Torrent:
     """A torrent from its bencoded info dictionary, which may have come from peers; where: for messages.
 
     Raises MalformedManifestError.
@@ -155,7 +155,7 @@ def from_info(info: bytes, where: str, *, piece_layers: Mapping[bytes, bytes] | 
     )
 
 
-def named_by_content(info: Any, where: str, piece_layers: Mapping[bytes, bytes]) -> Torrent:
+def named_by_content(info: Any, where: Path | str, piece_layers: Mapping[bytes, bytes]) -> Torrent:
     """A torrent whose name is the first 16 hex digits of SHA-256 over the rest of its info dictionary.
 
     info: decoded; any name in it is replaced. where: for messages.
@@ -175,7 +175,7 @@ def _bounded(path: Path) -> bytes:
         raise NotFoundError(f"{shown(str(path))}: no such file") from error
 
 
-def _load(data: bytes, where: str) -> tuple[lt.add_torrent_params, lt.torrent_info]:
+def _load(data: bytes, where: Path | str) -> tuple[lt.add_torrent_params, lt.torrent_info]:
     """A `.torrent` file as libtorrent understands it: all of it, and its info dictionary."""
     import libtorrent as lt
 
@@ -190,7 +190,7 @@ def _load(data: bytes, where: str) -> tuple[lt.add_torrent_params, lt.torrent_in
     return params, params.ti
 
 
-def _check_layers(torrent: Torrent, where: str) -> None:
+def _check_layers(torrent: Torrent, where: Path | str) -> None:
     """A v2 file of several pieces must come with their digests, or no piece of it could be proven."""
     for file in torrent.files:
         if file.pieces_root is None or file.size <= torrent.piece_length:

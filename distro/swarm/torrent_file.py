@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distro.errors import MalformedManifestError
@@ -34,7 +35,7 @@ class TorrentFile:
     index: int
 
 
-def list_files(layout: lt.file_storage, info: Any, where: str) -> Iterator[TorrentFile]:
+def list_files(layout: lt.file_storage, info: Any, where: Path | str) -> Iterator[TorrentFile]:
     """The files that are no padding, in the order of the torrent.
 
     layout: libtorrent's list. info: the info dictionary, decoded. where: for messages.
@@ -83,7 +84,7 @@ def _tree_names(tree: Any, above: list[bytes]) -> Iterator[list[bytes]]:
             yield from _tree_names(tree[name], [*above, name])
 
 
-def _judged_path(parts: list[bytes], where: str) -> str:
+def _judged_path(parts: list[bytes], where: Path | str) -> str:
     name = b"/".join(parts)
     try:
         return safe_relpath(name.decode())

@@ -17,7 +17,7 @@ import pytest
 
 from distro.cli.seed import parse_rate
 from distro.errors import UsageError
-from distro.swarm.torrents import make
+from distro.swarm.make import make
 from tests.distro.test_cli_torrent import COMMAND, distro, environment, put
 
 MODEL = "smollm2-135m-instruct"

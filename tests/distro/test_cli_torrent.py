@@ -13,7 +13,9 @@ import pytest
 from distro.digest import sha256_of
 from distro.receipt import Entry, Receipt
 from distro.store import Store
-from distro.swarm.torrents import make, parse_magnet, read
+from distro.swarm.magnet import parse_magnet
+from distro.swarm.make import make
+from distro.swarm.torrent import read
 
 COMMAND = [sys.executable, "-c", "from distro.cli import main; main()"]
 

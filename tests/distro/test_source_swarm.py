@@ -18,7 +18,9 @@ from distro.manifest import File, Model, Variant
 from distro.progress import Silent
 from distro.sources.swarm import find_torrent, open_swarm
 from distro.store import Store
-from distro.swarm.torrents import make, read, variant_from_torrent
+from distro.swarm.make import make
+from distro.swarm.torrent import read
+from distro.swarm.variant import variant_from_torrent
 from tests.fakes.swarm import CountingBar, end, lying_peer, seeding, settings, start
 
 KIB = 1024

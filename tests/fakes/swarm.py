@@ -23,8 +23,10 @@ from distro import config
 from distro.progress import Silent, SilentBar
 from distro.sources.swarm import find_torrent, open_swarm
 from distro.store import Store
+from distro.swarm.make import make, model_files
 from distro.swarm.seeder import Manners, Share, seed
-from distro.swarm.torrents import Torrent, make, model_files, variant_from_torrent
+from distro.swarm.torrent import Torrent
+from distro.swarm.variant import variant_from_torrent
 
 ROOT = Path(__file__).parent.parent.parent
 

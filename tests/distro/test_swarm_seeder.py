@@ -23,8 +23,9 @@ from converters.errors import ChangedError, MissingError
 from distro.errors import UsageError
 from distro.progress import Silent
 from distro.swarm import seeder
+from distro.swarm.make import make, model_files
 from distro.swarm.seeder import Manners, Served, Share
-from distro.swarm.torrents import Torrent, make, model_files
+from distro.swarm.torrent import Torrent
 from tests.fakes.swarm import session_settings
 
 
