@@ -16,6 +16,7 @@ from converters import dtypes, quants
 from converters.dtypes import DType
 from converters.errors import UnrepresentableError
 from converters.quants.base import ImportanceMatrix, KernelModule
+from converters.quants.importance import WEIGHED_BY_ROW
 from converters.quants.kernel import KernelQuant
 from tests.fakes import ggml
 
@@ -340,6 +341,15 @@ def test_importance_follows_the_column_in_a_tile_that_is_not_full(dtype: DType) 
     np.testing.assert_array_equal(ours, ggml.quantize(weights, dtype, columns))
     if dtype != dtypes.Q8_0:
         assert (ours != encode(weights, dtype)).any()
+
+
+@pytest.mark.parametrize("n_rows", [1, 2, 3, 65])
+@pytest.mark.parametrize("dtype", sorted(WEIGHED_BY_ROW, key=str), ids=name)
+def test_importance_takes_the_spread_of_the_row_however_many_there_are(dtype: DType, n_rows: int) -> None:
+    weights = np.resize(HARD["normal"] * np.linspace(0.1, 3, 24, dtype=np.float32)[:, None], (n_rows, 576))
+    columns = np.resize(IMPORTANCE["plain"], 576)
+    ours = quants.encode(weights, dtype, tensor="", first_index=0, importance=columns)
+    np.testing.assert_array_equal(ours, ggml.quantize(weights, dtype, columns))
 
 
 def test_importance_of_another_number_of_columns_is_a_wrong_call() -> None:
