@@ -13,6 +13,7 @@ import numpy.typing as npt
 from converters import quants
 from converters.checkpoint import Checkpoint
 from converters.plan import Plan, Work
+from converters.tensors import TensorInfo
 
 Block = tuple[Work, int, int]  # rows start to stop of one tensor
 
@@ -100,4 +101,21 @@ def make_rows(work: Work, start: int, stop: int) -> npt.NDArray[np.uint8]:
         return np.ascontiguousarray(stored)
     info = work.placed.info
     weights = quants.decode(stored, work.input.info.dtype)
-    return quants.encode(weights, info.dtype, tensor=work.input.info.name, first_index=start * info.n_columns)
+    packed = [
+        quants.encode(
+            weights[first - start : last - start],
+            info.dtype,
+            tensor=work.input.info.name,
+            first_index=first * info.n_columns,
+            importance=None if work.imatrix is None else work.imatrix.importance(info, expert),
+        )
+        for expert, first, last in _by_expert(info, start, stop)
+    ]
+    return packed[0] if len(packed) == 1 else np.concatenate(packed)
+
+
+def _by_expert(info: TensorInfo, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+    """(expert, first row, last row + 1) for rows that may be of several: each expert has an importance of its own."""
+    n_rows = info.shape[-2] if len(info.shape) > 2 else info.n_rows
+    for expert in range(start // n_rows, -(-stop // n_rows)):
+        yield expert, max(start, expert * n_rows), min(stop, (expert + 1) * n_rows)

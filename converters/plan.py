@@ -6,17 +6,19 @@ its own range of it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from converters import dtypes, mix, quants
 from converters.checkpoint import Checkpoint
 from converters.dtypes import DType
-from converters.errors import RefusedError, UnsupportedError
+from converters.errors import RefusedError, UnsupportedError, shown
 from converters.formats import gguf, huggingface
+from converters.imatrix import Imatrix
 from converters.layout import OutputFile, PlacedTensor
+from converters.mix import Mix
 from converters.recipe import Recipe
-from converters.tensors import ReorderedTensor, Tensor
+from converters.tensors import ReorderedTensor, Tensor, TensorInfo
 
 # Weights in one block of rows: large enough that Python's share is small, small enough for a core's cache and for
 # memory to stay a matter of threads and not of models.
@@ -25,11 +27,15 @@ _BLOCK_WEIGHTS = 1 << 18
 
 @dataclass(frozen=True)
 class Work:
-    """One output tensor: where it comes from, where it goes. input has the output's rows in the output's order."""
+    """One output tensor: where it comes from, where it goes. input has the output's rows in the output's order.
+
+    imatrix: what weighs errors while it is encoded, None where nothing is known of this tensor.
+    """
 
     input: Tensor
     placed: PlacedTensor
     file: OutputFile
+    imatrix: Imatrix | None = None
 
     @property
     def copies(self) -> bool:
@@ -42,7 +48,8 @@ class Work:
         order = ("reorder the rows of each head",) if self.placed.row_order else ()
         if self.copies:
             return (*order, "copy")
-        return (*order, f"decode {self.input.info.dtype}", f"encode {self.placed.info.dtype}")
+        weighed = "" if self.imatrix is None else " by importance"
+        return (*order, f"decode {self.input.info.dtype}", f"encode {self.placed.info.dtype}{weighed}")
 
     @property
     def rows_in_a_block(self) -> int:
@@ -77,27 +84,43 @@ class Plan:
 _COPIES_OF_A_BLOCK = 8
 
 
-def make(checkpoint: Checkpoint, recipe: Recipe, name: str) -> Plan:
+def make(checkpoint: Checkpoint, recipe: Recipe, name: str, imatrix: Imatrix | None = None) -> Plan:
     """The plan of one conversion.
 
-    name: of the result, used for the one file of a GGUF. Raises RefusedError for a tensor that the target has no
-    place for, UnsupportedError for a type that we cannot unpack or pack.
+    name: of the result, used for the one file of a GGUF. imatrix: the importance matrix that the recipe asks for.
+    Raises RefusedError for a tensor that the target has no place for, an importance matrix of another model, a type
+    that is nonsense without one; UnsupportedError for a type that we cannot unpack or pack.
     """
+    if recipe.imatrix != (None if imatrix is None else imatrix.sha256):
+        raise ValueError(f"the recipe asks for the importance matrix {recipe.imatrix}, this is another")
     chosen = mix.named(recipe.mix)
     if recipe.target == "gguf":
         infos = (tensor.info for tensor in checkpoint.tensors.values())
-        types = mix.types(chosen, infos, checkpoint.hyperparameters)
+        types = mix.types(chosen, infos, checkpoint.hyperparameters, has_imatrix=imatrix is not None)
         files = gguf.lay_out(checkpoint, types, f"{name}-{chosen.name.upper()}.gguf", file_type=chosen.file_type)
     else:
         files = huggingface.lay_out(checkpoint, chosen.base, max_shard_bytes=recipe.max_shard_bytes)
     work = tuple(
-        Work(_in_order(checkpoint.tensors[placed.source], placed.row_order), placed, file)
+        Work(
+            _in_order(checkpoint.tensors[placed.source], placed.row_order),
+            placed,
+            file,
+            _weighing(imatrix, placed.info),
+        )
         for file in files
         for placed in file.tensors
     )
     _check_complete(checkpoint, recipe, work)
-    _check_types(checkpoint, work)
-    return Plan(recipe, files, work, _warnings(checkpoint.tensors, work))
+    if imatrix is not None:
+        _check_imatrix(checkpoint, imatrix)
+    _check_types(checkpoint, chosen, work)
+    warnings = (*_warnings(checkpoint.tensors, work), *_imatrix_warnings(imatrix, work))
+    return Plan(recipe, files, work, warnings)
+
+
+def _weighing(imatrix: Imatrix | None, info: TensorInfo) -> Imatrix | None:
+    """The importance matrix for a tensor that is to be quantized, if it has anything on it."""
+    return imatrix if imatrix is not None and info.name in imatrix and not info.dtype.is_plain else None
 
 
 def _in_order(tensor: Tensor, row_order: tuple[int, ...] | None) -> Tensor:
@@ -113,13 +136,25 @@ def _check_complete(checkpoint: Checkpoint, recipe: Recipe, work: tuple[Work, ..
             raise RefusedError(f"{checkpoint.path}: {name} has no place in {recipe.target}")
 
 
-def _check_types(checkpoint: Checkpoint, work: tuple[Work, ...]) -> None:
+def _check_imatrix(checkpoint: Checkpoint, imatrix: Imatrix) -> None:
+    """Raise RefusedError if it was made for another model: other columns, or not one name in common."""
+    known = [tensor.info for name, tensor in checkpoint.tensors.items() if name in imatrix]
+    for info in known:
+        imatrix.check_fits(info)
+    if not known:
+        raise RefusedError(f"{shown(str(imatrix.path))}: has nothing on any tensor of {shown(str(checkpoint.path))}")
+
+
+def _check_types(checkpoint: Checkpoint, chosen: Mix, work: tuple[Work, ...]) -> None:
     for each in work:
         stored, wanted = each.input.info.dtype, each.placed.info.dtype
         if each.copies:
             continue
         if not quants.can_decode(stored):
             raise UnsupportedError(checkpoint.path, each.input.info.name, found=f"type {stored}", allowed=_readable())
+        if each.imatrix is None and mix.needs_imatrix(chosen, each.placed.info.name, wanted):
+            lacking = f"{each.placed.info.name}: {wanted} is nonsense without an importance matrix of this tensor"
+            raise RefusedError(f"{lacking}; give one with --imatrix, or take a larger type")
         if not quants.can_encode(wanted):
             raise RefusedError(f"{each.placed.info.name}: packing {wanted} is not built yet")
 
@@ -133,6 +168,27 @@ def _warnings(tensors: Mapping[str, Tensor], work: tuple[Work, ...]) -> tuple[st
     if not lossy:
         return ()
     return (f"{', '.join(lossy)} weights are quantized a second time; a floating-point source would be better",)
+
+
+# llama.cpp's tool looks at these only if it is asked to, and quantizing them without is as it should be.
+_SELDOM_WEIGHED = ("output.weight", "token_embd.weight")
+_MOST_SHOWN = 4
+
+
+def _imatrix_warnings(imatrix: Imatrix | None, work: tuple[Work, ...]) -> Iterator[str]:
+    """Tensors that are quantized by their weights alone, all of them or some of their experts."""
+    if imatrix is None:
+        return
+    quantized = [each.placed.info for each in work if not each.copies and not each.placed.info.dtype.is_plain]
+    unknown = [info.name for info in quantized if info.name not in imatrix and info.name not in _SELDOM_WEIGHED]
+    if unknown:
+        more = f" and {len(unknown) - _MOST_SHOWN} more" if len(unknown) > _MOST_SHOWN else ""
+        yield f"the importance matrix has nothing on {', '.join(map(shown, unknown[:_MOST_SHOWN]))}{more}"
+    for info in quantized:
+        experts = imatrix.unreached(info) if info.name in imatrix else ()
+        if experts:
+            which = f" of its experts {', '.join(map(str, experts))}" if len(info.shape) > 2 else ""
+            yield f"{shown(info.name)}: calibration never reached the columns{which}; there all count the same"
 
 
 def _loses(work: Work) -> bool:

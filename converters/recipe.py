@@ -18,12 +18,14 @@ class Recipe:
     """One conversion.
 
     target: the format of the result. mix: name in `converters.mix`; a safetensors folder takes f32, f16 or bf16.
-    max_shard_bytes: tensors in one file of a safetensors folder, at most.
+    max_shard_bytes: tensors in one file of a safetensors folder, at most. imatrix: SHA-256 of the importance matrix
+    that weighs the errors of quantized types, None for none.
     """
 
     target: str
     mix: str
     max_shard_bytes: int = _DEFAULT_SHARD_BYTES
+    imatrix: str | None = None
 
     def __post_init__(self) -> None:
         if self.target not in TARGETS:
@@ -33,11 +35,17 @@ class Recipe:
             raise RefusedError(f"{chosen.name}: safetensors folders hold f32, f16 or bf16; use --to gguf")
         if self.max_shard_bytes < 1:
             raise RefusedError(f"{self.max_shard_bytes}: a shard holds at least one byte")
+        if self.imatrix is not None and chosen.base.is_plain:
+            raise RefusedError(f"{chosen.name}: plain numbers are not searched, an importance matrix changes nothing")
         object.__setattr__(self, "mix", chosen.name)
 
     def canonical(self) -> str:
-        """The one JSON text of this recipe: sorted keys, no spaces."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        """The one JSON text of this recipe: sorted keys, no spaces, nothing that is None.
+
+        So a recipe keeps its digest when recipes learn to say more.
+        """
+        said = {key: value for key, value in asdict(self).items() if value is not None}
+        return json.dumps(said, sort_keys=True, separators=(",", ":"))
 
     @property
     def sha256(self) -> str:

@@ -15,6 +15,7 @@ from converters import convert, plan
 from converters.checkpoint import Checkpoint
 from converters.errors import RefusedError, shown
 from converters.formats import open_checkpoint
+from converters.imatrix import Imatrix
 from converters.plan import Plan
 from converters.recipe import Recipe
 from distro.digest import sha256_of
@@ -50,16 +51,17 @@ def into_store(
     threads: int,
     check: bool,
     progress: Progress,
+    imatrix: Imatrix | None = None,
 ) -> Derived:
-    """Make a variant of a model of the store, receipt and all.
+    """Make a variant of a model of the store, receipt and all. imatrix: the importance matrix that the recipe names.
 
     If it is there already from the same recipe and the same inputs, it is left as it is. Raises CannotCreateError if
     something else has its name, CheckFailedError, and what `converters` raises.
     """
     target = store.folder(model, variant)
     with open_checkpoint(source) as checkpoint:
-        made = plan.make(checkpoint, recipe, model)
-        inputs = _inputs(store, checkpoint)
+        made = plan.make(checkpoint, recipe, model, imatrix)
+        inputs = _inputs(store, checkpoint, imatrix)
         if _is_the_same(store.receipt(model, variant), recipe, inputs):
             return Derived(_path_in(target, made), made, None, made_before=True)
         with store.result(target) as result:
@@ -89,14 +91,22 @@ def _path_in(folder: Path, made: Plan) -> Path:
 
 
 def into_path(
-    store: Store, source: Path, recipe: Recipe, target: Path, *, threads: int, check: bool, progress: Progress
+    store: Store,
+    source: Path,
+    recipe: Recipe,
+    target: Path,
+    *,
+    threads: int,
+    check: bool,
+    progress: Progress,
+    imatrix: Imatrix | None = None,
 ) -> Derived:
     """Make a file (GGUF) or a folder (safetensors) at a place of the user's own.
 
     Raises RefusedError where the place is one of the inputs, and otherwise as `into_store`.
     """
     with open_checkpoint(source) as checkpoint:
-        made = plan.make(checkpoint, recipe, target.name.removesuffix(".gguf"))
+        made = plan.make(checkpoint, recipe, target.name.removesuffix(".gguf"), imatrix)
         single_file = recipe.target == "gguf"
         if single_file and target.is_dir():
             target = target / made.files[0].path
@@ -138,11 +148,18 @@ def _entries(result: Result, made: Plan, source: str) -> dict[str, Entry]:
     return {file.path: Entry(sha256_of(result.path / file.path), file.size, source, now()) for file in made.files}
 
 
-def _inputs(store: Store, checkpoint: Checkpoint) -> dict[str, str]:
+def _inputs(store: Store, checkpoint: Checkpoint, imatrix: Imatrix | None) -> dict[str, str]:
     """SHA-256 of every file that was read, out of the receipt where the store has one for it."""
     known: dict[Path, str] = {}
     for model, variant in store.variants():
         folder, receipt = store.folder(model, variant), store.receipt(model, variant)
         if receipt and checkpoint.path.is_relative_to(folder):
             known = {folder / name: entry.sha256 for name, entry in receipt.files.items()}
-    return {file.path.name: known.get(file.path) or sha256_of(file.path) for file in checkpoint.files}
+    files = {file.path.name: known.get(file.path) or sha256_of(file.path) for file in checkpoint.files}
+    return files | _imatrix_input(imatrix)
+
+
+def _imatrix_input(imatrix: Imatrix | None) -> dict[str, str]:
+    if imatrix is None or imatrix.path is None or imatrix.sha256 is None:
+        return {}
+    return {f"imatrix/{imatrix.path.name}": imatrix.sha256}  # a slash, which no file's name has

@@ -15,10 +15,12 @@ import typer
 
 from distro import config
 from distro.cli import console
-from distro.errors import NotBuiltError, exit_code
+from distro.cli.quick import QuickCommand, QuickGroup
+from distro.errors import NotBuiltError, exit_code, message
 
 app = typer.Typer(
     name="distro",
+    cls=QuickGroup,
     help="Fetch open model weights, prove them, convert and quantize them, run them, share them.",
     add_completion=False,
     rich_markup_mode=None,  # rich costs more start-up time than everything else together
@@ -78,7 +80,7 @@ def _register(arguments: Sequence[str]) -> None:
         if name == "manifest":
             app.add_typer(module.app, name=name)
         else:
-            app.command(asked if asked in _OLD_HABITS else name)(getattr(module, name))
+            app.command(asked if asked in _OLD_HABITS else name, cls=QuickCommand)(getattr(module, name))
     for name in _PLANNED:
         app.command(name, hidden=True, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})(
             _not_built(name)
@@ -95,6 +97,7 @@ def _not_built(name: str) -> Callable[[typer.Context], None]:
 def main() -> None:
     """The entry point: runs the app, turns every error into one line and its exit code."""
     arguments = sys.argv[1:]
+    console.prepare()
     _register(arguments)
     try:
         code = app(arguments or ["--help"], standalone_mode=False)
@@ -117,6 +120,8 @@ def _explained(error: BaseException) -> int:
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
         return _INTERRUPTED
     code = exit_code(error)
+    if isinstance(error, OSError):
+        console.forget_output()  # it may be what failed
     fault = f"{type(error).__name__}: {error} (a fault of ours; --debug shows where)"
-    console.error(fault if code == 1 else str(error))
+    console.error(fault if code == 1 else message(error))
     return code
