@@ -39,6 +39,11 @@ class TensorError:
     def passed(self) -> bool:
         return self.error <= self.allowed  # false for NaN too
 
+    @property
+    def share(self) -> float:
+        """The error as a share of what is allowed."""
+        return self.error / self.allowed if self.allowed else self.error
+
 
 def tensor_errors(source: Mapping[str, Tensor], result: Mapping[str, Tensor]) -> Iterator[TensorError]:
     """Each tensor of a result against the source's of that name; one that is missing or misshapen is infinitely far.
