@@ -34,7 +34,7 @@ def test_what_a_type_costs_is_allowed(dtype: DType, weights: np.ndarray) -> None
 def test_rows_in_another_order_are_not_allowed(dtype: DType, weights: np.ndarray) -> None:
     (found,) = tensor_errors({"w": _tensor(weights, dtypes.F32)}, {"w": _tensor(weights[::-1], dtype)})
     assert not found.passed
-    assert found.error > 1.3
+    assert found.error > 1.25
 
 
 def test_a_row_that_is_lost_at_the_end_is_seen(weights: np.ndarray) -> None:
