@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from converters.dtypes import BY_GGML_ID, INTERNAL_GGML_IDS, REMOVED_GGML_IDS, DType
+from converters.dtypes import BY_GGML_ID, IK_LLAMA_IDS, INTERNAL_GGML_IDS, REMOVED_GGML_IDS, DType
 from converters.errors import MalformedError, UnsupportedError, shown
 from converters.formats.gguf_values import Cursor, Value, ValueType, packed_string, packed_value
 from converters.input_file import InputFile
@@ -251,7 +251,11 @@ def _dtype(cursor: Cursor, name: str, offset: int, number: int) -> DType:
     if number in BY_GGML_ID:
         return BY_GGML_ID[number]
     allowed = f"ggml's types from 0 to {max(BY_GGML_ID)}"
-    for table, what in ((REMOVED_GGML_IDS, "which ggml has withdrawn"), (INTERNAL_GGML_IDS, "which no file may hold")):
+    for table, what in (
+        (REMOVED_GGML_IDS, "which ggml has withdrawn"),
+        (INTERNAL_GGML_IDS, "which no file may hold"),
+        (IK_LLAMA_IDS, "which only ik_llama.cpp has"),
+    ):
         if number in table:
             found = f"{number}: {table[number]}, {what}"
             raise UnsupportedError(cursor.file.path, f"{name}.type", offset=offset, found=found, allowed=allowed)

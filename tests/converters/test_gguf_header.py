@@ -288,6 +288,12 @@ def test_bad_header(tmp_path: Path, data: Gguf | bytes, field: str) -> None:
         (replace(SMALL, n_kv=7).build(), "or n_kv, 7, is not the number of keys"),
         (with_key(FIRST_KEY).build(), "found general.architecture again, first at 24"),
         (with_tensors(tensor("w", (8,), 4, 0)).build(), "found 4: Q4_2, which ggml has withdrawn"),
+        (with_tensors(tensor("w", (8,), 15, 0)).build(), "found 15: Q8_K, which no file may hold"),
+        (
+            with_tensors(tensor("w", (8,), 137, 0)).build(),
+            "found 137: IQ2_K, which only ik_llama.cpp has, allowed ggml's",
+        ),
+        (with_tensors(tensor("w", (8,), 353, 0)).build(), "found 353: MXFP4_R8, which only ik_llama.cpp has"),
         (with_tensors(BOTH[0], tensor("w", (32,), Q8_0, 0)).build(), "found 0, which overlaps the tensor before it"),
         (with_tensors(BOTH[0], tensor("w", (32,), Q8_0, 96)).build(), "found 96, which leaves a gap"),
         (with_tensors(BOTH[0], tensor("w", (32,), Q8_0, 33)).build(), "found 33, no multiple of 32"),
