@@ -16,6 +16,10 @@ from converters.quants import (
     f32,
     iq4_nl,
     iq4_xs,
+    mxfp4,
+    nvfp4,
+    q1_0,
+    q2_0,
     q2_k,
     q3_k,
     q4_0,
@@ -26,6 +30,8 @@ from converters.quants import (
     q5_k,
     q6_k,
     q8_0,
+    tq1_0,
+    tq2_0,
 )
 from converters.quants.base import ImportanceMatrix, KernelModule, Quant
 from converters.quants.kernel import KernelQuant
@@ -33,6 +39,7 @@ from converters.quants.kernel import KernelQuant
 _PLAIN: tuple[Quant, ...] = (f32, f16, bf16)
 KERNELS: tuple[KernelModule, ...] = (
     q8_0, q4_0, q4_1, q5_0, q5_1, q2_k, q3_k, q4_k, q5_k, q6_k, iq4_nl, iq4_xs,
+    tq1_0, tq2_0, mxfp4, nvfp4, q1_0, q2_0,
 )  # fmt: skip
 CODECS: Mapping[DType, Quant] = MappingProxyType(
     {quant.DTYPE: quant for quant in (*_PLAIN, *(KernelQuant(module) for module in KERNELS))}

@@ -18,7 +18,7 @@ from llvmlite import binding, ir
 
 from converters.quants.base import Dequantize, Quantize
 from converters.quants.importance import Importance
-from converters.quants.vector import Block, Machine, Mask, Raw, Real, Reals, Whole, Wholes
+from converters.quants.vector import Block, Machine, Mask, Raw, Real, Reals, Table, Whole, Wholes
 
 N_LANES = 16
 
@@ -119,6 +119,20 @@ class LlvmMachine(Machine):
 
     def wholes(self, n: int) -> Wholes:
         return Wholes(self, self._memory(_WHOLES, n))
+
+    def table(self, numbers: Sequence[int]) -> Table:
+        kind = ir.ArrayType(_I16, len(numbers))
+        memory = ir.GlobalVariable(self.module, kind, self.module.get_unique_name("table"))
+        memory.global_constant, memory.linkage = True, "internal"
+        memory.initializer = ir.Constant(kind, list(numbers))
+        return Table(self, memory)
+
+    def look_up(self, memory: Raw, index: Raw) -> Raw:
+        found: Raw = ir.Constant(_SHORTS, ir.Undefined)
+        for lane in range(N_LANES):
+            place = self.builder.gep(memory, [_I32(0), self.builder.extract_element(index, _I32(lane))])
+            found = self.builder.insert_element(found, self.builder.load(place), _I32(lane))
+        return self.builder.zext(found, _WHOLES)
 
     def _place(self, memory: Raw, index: int | Index) -> Raw:
         return self.builder.gep(memory, [index.raw if isinstance(index, Index) else _I64(index)])

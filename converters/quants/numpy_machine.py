@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from converters.quants.vector import Block, Machine, Mask, Raw, Real, Reals, Whole, Wholes
+from converters.quants.vector import Block, Machine, Mask, Raw, Real, Reals, Table, Whole, Wholes
 
 _REAL_OPS: dict[str, Any] = {"+": np.add, "-": np.subtract, "*": np.multiply, "/": np.divide}
 _COMPARE: dict[str, Any] = {
@@ -44,6 +44,12 @@ class NumpyMachine(Machine):
 
     def wholes(self, n: int) -> Wholes:
         return Wholes(self, np.zeros((n, self.n_lanes), np.int32))
+
+    def table(self, numbers: Sequence[int]) -> Table:
+        return Table(self, np.array(numbers, np.uint16))
+
+    def look_up(self, memory: Raw, index: Raw) -> Raw:
+        return memory[index].astype(np.int32)
 
     def as_real(self, value: Real | float) -> Real:
         return value if isinstance(value, Real) else Real(self, np.float32(value))

@@ -11,6 +11,7 @@ code. What a kernel may do is what stands here:
     Real, Whole, Mask   a float32, an int32, a truth in each lane, with the usual operators; a Python number is the same
                         in every lane; whole numbers wrap around, `>>` shifts zeros in
     Reals, Wholes       rows of them in memory, read and written by index
+    Table               numbers that never change, looked up by an index of each lane's own
     Block               the bytes of a quantized block in each lane, as little-endian words
     Machine             makes these, and the words that are no operator: loop, sum, fold, keep, select, sqrt,
                         nearest_whole, truncate, half and back
@@ -19,7 +20,7 @@ code. What a kernel may do is what stands here:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -210,6 +211,18 @@ class Wholes:
         return Wholes(self.machine, self.memory, self.first + first)
 
 
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Numbers from 0 to 65535 that never change."""
+
+    machine: Machine
+    memory: Raw
+
+    def __getitem__(self, index: Whole) -> Whole:
+        """Each lane's own. Nothing checks the index: whoever reads it from a block masks it."""
+        return Whole(self.machine, self.machine.look_up(self.memory, index.raw))
+
+
 class Block(ABC):
     """The bytes of a quantized block in each lane. `at` counts bytes from the block's start."""
 
@@ -358,6 +371,10 @@ class Machine(ABC):
     def reals(self, n: int) -> Reals: ...
     @abstractmethod
     def wholes(self, n: int) -> Wholes: ...
+    @abstractmethod
+    def table(self, numbers: Sequence[int]) -> Table: ...
+    @abstractmethod
+    def look_up(self, memory: Raw, index: Raw) -> Raw: ...
     @abstractmethod
     def as_real(self, value: Real | float) -> Real: ...
     @abstractmethod

@@ -24,6 +24,9 @@ Floats = npt.NDArray[np.float32]
 
 PLAIN = [dtype for dtype in quants.CODECS if dtype.is_plain]
 BLOCK = [dtype for dtype in quants.CODECS if not dtype.is_plain]
+WITHOUT_SEARCH = (  # importance changes nothing
+    dtypes.Q8_0, dtypes.TQ1_0, dtypes.TQ2_0, dtypes.MXFP4, dtypes.NVFP4, dtypes.Q1_0, dtypes.Q2_0,
+)  # fmt: skip
 name = str  # of a type, for the names of tests
 
 
@@ -339,7 +342,7 @@ def test_importance_follows_the_column_in_a_tile_that_is_not_full(dtype: DType) 
     columns[700:] *= np.float32(3)
     ours = quants.encode(weights, dtype, tensor="", first_index=0, importance=columns)
     np.testing.assert_array_equal(ours, ggml.quantize(weights, dtype, columns))
-    if dtype != dtypes.Q8_0:
+    if dtype not in WITHOUT_SEARCH:
         assert (ours != encode(weights, dtype)).any()
 
 
@@ -380,7 +383,9 @@ def test_any_block_decodes_as_in_ggml_and_gguf(dtype: DType) -> None:
     ours = quants.decode(data, dtype)
     numbers = ~np.isnan(ours)  # of a NaN only that it is one, its payload is the machine's
     with np.errstate(all="ignore"):
-        judges = [ggml.dequantize(data, dtype), gguf.dequantize(data, gguf.GGMLQuantizationType(dtype.ggml_id))]
+        judges = [ggml.dequantize(data, dtype)]
+        if dtype not in (dtypes.Q1_0, dtypes.Q2_0):  # which gguf-py does not unpack yet
+            judges.append(gguf.dequantize(data, gguf.GGMLQuantizationType(dtype.ggml_id)))
     for theirs in judges:
         np.testing.assert_array_equal(np.isnan(theirs), ~numbers)
         assert_same_bits(ours[numbers], theirs[numbers])

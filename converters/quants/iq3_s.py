@@ -1,0 +1,34 @@
+"""IQ3_S: 256 weights in 110 bytes, 3.4375 bits per weight, as eight sub-blocks of 32, each eight points of a grid.
+
+      0  d       float16: scale
+      2  qs      64 bytes: the low eight bits of each point's index; a point has four weights
+     66  qh      8 bytes: the ninth bits of eight indices, from the low bits up
+     74  signs   32 bytes: eight signs of each pair of points
+    106  scales  4 bytes: four bits for each sub-block, the first one low
+
+    w = d * (2 * scale + 1) * (2 * level + 1)
+
+Layout and search: block_iq3_s and quantize_row_iq3_s_impl (ggml-common.h, ggml-quants.c).
+"""
+
+from __future__ import annotations
+
+from converters import dtypes
+from converters.quants import grids
+from converters.quants.pieces import split
+from converters.quants.signed_points import place
+from converters.quants.vector import Block, Machine, Reals
+
+DTYPE = dtypes.IQ3_S
+
+
+def dequantize(v: Machine, block: Block, x: Reals) -> None:
+    points = v.table(grids.IQ3_S.points)
+    d, low, high = block.load_short(0).half(), split(v, block.load(2, 16), 64, 8), split(v, block.load(66, 2), 64, 1)
+    signs, scales = split(v, block.load(74, 8), 32, 8), split(v, block.load(106, 1), 8, 4)
+    for j in v.loop(0, 8, unroll=1):
+        scale = d * (scales[j] * 2 + 1).real()
+        for k in range(4):
+            pair = [points[low[8 * j + i] | high[8 * j + i] << 8] for i in (2 * k, 2 * k + 1)]
+            values = [scale * ((point >> 3 * i & 7) * 2 + 1).real() for point in pair for i in range(4)]
+            place(x.part(32 * j + 8 * k), values, signs[4 * j + k])
