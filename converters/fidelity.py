@@ -18,7 +18,8 @@ from converters.tensors import Tensor
 
 # Root mean square of the error, relative to that of the weights: about three times what normally distributed weights
 # lose in the best and the worst type of so many bits (Q8_0 0.0054, Q6_K 0.018, Q5_K 0.036, Q5_0 0.043, Q4_K 0.072, Q4_0
-# 0.086, Q3_K 0.15, Q2_K 0.30, Q1_0 0.6); real ones lose up to a third more. Rows in a wrong order give about 1.4, zeros give 1.
+# 0.086, Q3_K 0.15, Q2_K 0.30, Q1_0 0.6); real ones lose up to a third more. Rows in a wrong order give about 1.4,
+# zeros give 1.
 _ALLOWED_BY_BITS = {8: 0.03, 6: 0.08, 5: 0.15, 4: 0.3, 3: 0.5, 2: 0.8, 1: 0.95}
 _ALLOWED_PLAIN = {"F32": 0.0, "F16": 0.01, "BF16": 0.01}
 

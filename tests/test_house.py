@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 MODULES = sorted([*ROOT.glob("distro/**/*.py"), *ROOT.glob("converters/**/*.py")])
 HEAVY = {
+    "pydantic",
     "torch",
     "libtorrent",
     "huggingface_hub",
