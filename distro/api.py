@@ -25,7 +25,7 @@ def fetch(reference: str, *, settings: config.Settings | None = None, progress: 
     from distro.lookup import wanted
 
     settings = settings or config.load()
-    found = wanted(settings, reference)
+    found = wanted(settings, reference, progress=progress)
     return fetching.fetch(settings, found.model, found.variant, progress=progress or Silent())
 
 

@@ -16,6 +16,7 @@ from distro.catalog import Resolved
 from distro.config import Settings
 from distro.errors import NotBuiltError, NotFoundError, SourceError, UsageError
 from distro.manifest import Model, fold
+from distro.progress import Progress, Silent
 from distro.reference import (
     HubReference,
     MagnetReference,
@@ -71,12 +72,21 @@ class Stored:
         return self.folder
 
 
-def wanted(settings: Settings, text: str, peers: Sequence[tuple[str, int]] = ()) -> Resolved:
+def wanted(
+    settings: Settings,
+    text: str,
+    peers: Sequence[tuple[str, int]] = (),
+    *,
+    allow_sha1: bool = False,
+    progress: Progress | None = None,
+) -> Resolved:
     """The variant that a reference means: a name by its manifest; for the hub and for torrents made on the spot.
 
-    peers: host and port of swarm members to ask for a magnet's metadata. Raises NotFoundError, UsageError,
-    NotBuiltError, and SourceError where the hub or the swarm does not answer.
+    peers: host and port of swarm members to ask for a magnet's metadata. allow_sha1: take a torrent that nothing but
+    SHA-1 proves. progress: told what is doubtful about a torrent. Raises NotFoundError, UsageError, NotBuiltError,
+    UnsafeRequestError for a torrent without SHA-256, and SourceError where the hub or the swarm does not answer.
     """
+    progress = progress or Silent()
     reference = parse_reference(text)
     match reference:
         case HubReference(repo, revision):
@@ -84,9 +94,9 @@ def wanted(settings: Settings, text: str, peers: Sequence[tuple[str, int]] = ())
 
             return Resolved(None, *variant_from_hub(settings, repo, revision))
         case MagnetReference():
-            return _from_torrent(settings, text, peers)
+            return _from_torrent(settings, text, peers, allow_sha1, progress)
         case TorrentReference(location) if not location.startswith("https://"):
-            return _from_torrent(settings, location, peers)
+            return _from_torrent(settings, location, peers, allow_sha1, progress)
         case TorrentReference() | ManifestReference():
             raise NotBuiltError("fetching a manifest or a .torrent by its address; download it and give its path")
         case PathReference(path) if path.suffix != ".toml":
@@ -94,7 +104,9 @@ def wanted(settings: Settings, text: str, peers: Sequence[tuple[str, int]] = ())
     return catalog.load(settings).resolve(reference)
 
 
-def _from_torrent(settings: Settings, reference: str, peers: Sequence[tuple[str, int]]) -> Resolved:
+def _from_torrent(
+    settings: Settings, reference: str, peers: Sequence[tuple[str, int]], allow_sha1: bool, progress: Progress
+) -> Resolved:
     """The variant that a torrent brings; if nobody can say what is in it, the one that is here from it already."""
     from distro.sources.swarm import find_torrent
     from distro.swarm.variant import variant_from_torrent
@@ -107,7 +119,12 @@ def _from_torrent(settings: Settings, reference: str, peers: Sequence[tuple[str,
         except NotFoundError:
             raise error from None
         return Resolved(None, *here.receipt.as_variant())
-    return Resolved(None, *variant_from_torrent(torrent, source=reference))
+    resolved = Resolved(None, *variant_from_torrent(torrent, source=reference, allow_sha1=allow_sha1))
+    for line in torrent.dropped:
+        progress.say(line)
+    if torrent.infohash_v2 is None:
+        progress.say(f"{resolved}: only SHA-1 says that these are the bytes its maker meant, and it can be forged")
+    return resolved
 
 
 def local(settings: Settings, text: str) -> Local:

@@ -35,6 +35,9 @@ def fetch(
     peer: Annotated[
         list[str] | None, typer.Option("--peer", metavar="HOST:PORT", help="Ask this peer too; may be repeated.")
     ] = None,
+    allow_sha1: Annotated[
+        bool, typer.Option("--allow-sha1", help="Take a torrent that SHA-1 alone proves, which can be forged.")
+    ] = False,
     as_type: Annotated[str, typer.Option("--as", hidden=True)] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -49,7 +52,7 @@ def fetch(
 
     session: Session = context.obj
     peers = _peers(peer or [])
-    resolved = wanted(session.settings, reference, peers)
+    resolved = wanted(session.settings, reference, peers, allow_sha1=allow_sha1, progress=session.progress)
     if not session.quiet:
         console.say(_described(resolved))
     path = bring(

@@ -113,7 +113,10 @@ class _Swarm:
             ):
                 info = self._await_info(handle)
             torrent = from_info(info, self.name)
-            self._torrent = replace(torrent, trackers=self._magnet.trackers, web_seeds=self._magnet.web_seeds)
+            magnet = self._magnet
+            self._torrent = replace(
+                torrent, trackers=magnet.trackers, web_seeds=magnet.web_seeds, dropped=magnet.dropped
+            )
         return self._torrent
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,9 @@ import pytest
 from distro.manifest import Family, File, License, Model, Variant
 from distro.manifest_file import dump
 from distro.store import Store
+from distro.swarm.make import make
 from tests.fakes.hub import FakeHub, Fault, serving, sha256
+from tests.fakes.swarm import lying_peer
 
 DATA = bytes(range(256)) * 8000  # 2,048,000 bytes
 FILES = {"model.safetensors": DATA, "config.json": b"{}"}
@@ -87,6 +90,7 @@ def test_a_repository_and_where_it_is(hub: FakeHub, distro: Distro, tmp_path: Pa
         (["fetch", "hf:owner/model", "--peer", "nonsense"], None, 2, "--peer"),
         (["fetch", "hf:owner/model", "--as", "q4_k_m"], None, 2, "not built yet"),
         (["fetch", "./model.gguf"], None, 2, "is a path"),
+        (["fetch", "mistral-7b:pth"], None, 81, "SHA-1, which is all that proves it, can be forged"),
         (["--offline", "fetch", "hf:owner/model"], None, 75, "offline"),
         (["fetch"], None, 2, ""),
         (["rm", "./model.gguf"], None, 2, "not files of your own"),
@@ -132,6 +136,27 @@ def test_a_name_of_a_manifest_from_a_folder(distro: Distro, tmp_path: Path) -> N
     assert done.stdout == f"{tmp_path}/out/tiny.gguf\n"
     assert "tiny:q4_0 → family tiny, 1 file, 2.0 MB, licence MIT, sources: hub" in done.stderr
     assert (tmp_path / "out" / "tiny.gguf").read_bytes() == DATA
+
+
+def test_a_torrent_that_sha1_alone_proves_needs_a_yes_and_is_called_doubtful(distro: Distro, tmp_path: Path) -> None:
+    folder = tmp_path / "release"
+    folder.mkdir()
+    (folder / "model.pth").write_bytes(DATA)
+    torrent = make(folder).v1_companion()
+    (tmp_path / "x.torrent").write_bytes(replace(torrent, trackers=("http://127.0.0.1/announce",)).encode())
+    with lying_peer(torrent, folder) as (host, port):  # which tells the truth here
+        fetch = ("fetch", str(tmp_path / "x.torrent"), "--peer", f"{host}:{port}")
+        refused = distro(*fetch)
+        done = distro(*fetch, "--allow-sha1")
+
+    assert refused.returncode == 81
+    assert "SHA-1 alone, which can be forged" in refused.stderr
+    assert "--allow-sha1" in refused.stderr
+    assert done.returncode == 0, done.stderr
+    said = done.stderr.splitlines()
+    assert said[0].startswith("tracker http://127.0.0.1/announce dropped: ")
+    assert said[1].endswith(": only SHA-1 says that these are the bytes its maker meant, and it can be forged")
+    assert Path(done.stdout.strip()).read_bytes() == DATA
 
 
 @pytest.mark.parametrize(("how", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])

@@ -42,14 +42,15 @@ def shards(tmp_path: Path) -> Path:
 def test_a_magnet_brings_a_model_from_another_process(shards: Path, tmp_path: Path) -> None:
     home = settings(tmp_path / "home")
     with seeding(shards) as seeder:
-        torrent = find_torrent(home, seeder.magnet, peers=[seeder.peer])
+        torrent = find_torrent(home, f"{seeder.magnet}&tr=http://127.0.0.1/", peers=[seeder.peer])
         model, variant = variant_from_torrent(torrent, source=seeder.magnet)
         place = fetch(home, model, variant, progress=Silent(), peers=[seeder.peer])
 
     assert {file.name: file.read_bytes() for file in place.iterdir() if file.name != "receipt.json"} == {
         file.name: file.read_bytes() for file in shards.iterdir()
     }
-    assert make(place) == torrent
+    assert make(place) == replace(torrent, dropped=())
+    assert [line.partition(":")[0] for line in torrent.dropped] == ["tracker http"]
     assert not list((tmp_path / "home" / "partial").glob("*.swarm"))
     assert 4_000_003 <= seeder.uploaded < 4_200_000
 
