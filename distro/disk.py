@@ -161,6 +161,11 @@ def length(path: Path) -> int:
     return status.st_size if stat.S_ISREG(status.st_mode) else -1
 
 
+def allocated(path: Path) -> int:
+    """Bytes of the disk that a regular file takes, fewer than its length where it has holes; 0 for what is none."""
+    return path.lstat().st_blocks * 512 if is_file(path) else 0
+
+
 def size_of(path: Path) -> int:
     """Bytes in a file or in all files below a folder; links count nothing."""
     if path.is_symlink() or not path.exists():

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from types import TracebackType
 
-from converters.errors import shown
+from converters.errors import escape, shown
 from distro import disk
 from distro.config import Settings
 from distro.digest import sha256_of
@@ -20,6 +20,7 @@ from distro.errors import (
     NotPermittedError,
     NotThereError,
     SourceError,
+    UnsafeRequestError,
     WrongBytesError,
 )
 from distro.manifest import File, Model, Variant
@@ -47,12 +48,13 @@ def fetch(
 
     only: a pattern such as `*.json`; `*` matches slashes too. target: a folder to put it in instead of the store.
     folder: one to look in before any other source. peers: host and port for swarms.
-    Raises NotFoundError if `only` matches nothing, DiskFullError before anything is transferred, WrongBytesError if no
-    source had the right bytes, and else the SourceError of the source that came nearest.
+    Raises NotFoundError if `only` matches nothing, UnsafeRequestError if nobody published what the files are,
+    DiskFullError before anything is transferred, WrongBytesError if no source had the right bytes, and else the
+    SourceError of the source that came nearest.
     """
     wanted = tuple(file for file in variant.files if only is None or fnmatchcase(file.path, only))
     if not wanted:
-        raise NotFoundError(f"{model.name}:{variant.name}: no file matches {shown(only or '*')}")
+        raise _nothing_to_fetch(model, variant, only)
     store = Store(settings.home)
     place = target or store.folder(model.name, variant.name)
     fetching = _Fetch(settings, store, model, variant, place, target, progress)
@@ -124,8 +126,11 @@ class _Fetch:
         return False
 
     def _check_room(self, missing: tuple[File, ...]) -> None:
-        needed = sum(max(0, (file.size or 0) - self._arrived(file)) for file in missing)
+        needed = sum(max(0, (file.size or 0) - self._occupied(file)) for file in missing)
         disk.check_space(needed, self.place)
+
+    def _occupied(self, file: File) -> int:
+        return self.store.occupied(self.model.name, self.variant.name, file, beside=self.target)
 
     def _arrived(self, file: File) -> int:
         return self.store.received(self.model.name, self.variant.name, file, beside=self.target)
@@ -290,6 +295,19 @@ class _Bars:
 def _entry(path: Path, source: str, verdict: Verdict) -> Entry:
     sha256 = verdict.found if verdict.kind == "sha256" and verdict.found else sha256_of(path)
     return Entry(sha256, path.stat().st_size, source, now(), proven=verdict.status != Status.UNPROVEN)
+
+
+def _nothing_to_fetch(model: Model, variant: Variant, only: str | None) -> NotFoundError | UnsafeRequestError:
+    """Nothing matches; or the publisher gave a torrent and no word about its files, so there is nothing to prove by."""
+    name = f"{model.name}:{variant.name}"
+    torrents = [source for source in variant.sources if source.startswith("magnet:") or source.endswith(".torrent")]
+    if variant.files or not torrents:
+        return NotFoundError(f"{name}: no file matches {shown(only or '*')}")
+    is_v2 = "urn:btmh:" in torrents[0].lower()
+    why = f"its publisher gave a {'' if is_v2 else 'v1 '}torrent, and nobody published digests of the files in it"
+    doubt = "" if is_v2 else "; SHA-1, which is all that proves it, can be forged"
+    command = f"distro fetch '{escape(torrents[0])}'{'' if is_v2 else ' --allow-sha1'}"
+    return UnsafeRequestError(f"{name}: {why}{doubt}; `{command}` takes the torrent's word for it")
 
 
 def _told_together(file: File, failures: Sequence[SourceError | WrongBytesError]) -> SourceError | WrongBytesError:

@@ -114,9 +114,14 @@ class Store:
             lock.release()
 
     def received(self, model: str, variant: str, file: File, *, beside: Path | None = None) -> int:
-        """Bytes of a file that an earlier run left."""
+        """Bytes of a file that an earlier run left, from its beginning on."""
         area = self._area(beside)
         return max((disk.length(path) for path in area.glob(f"{_key(model, variant, file)}.*.part")), default=0)
+
+    def occupied(self, model: str, variant: str, file: File, *, beside: Path | None = None) -> int:
+        """Bytes of the disk that a file takes already: as it was received, or as a swarm's data, which has holes."""
+        swarm = self._area(beside) / f"{_key(model, variant, file)}.swarm" / "data"
+        return max(self.received(model, variant, file, beside=beside), disk.allocated(swarm))
 
     def remove(self, model: str, variant: str, files: tuple[File, ...] = (), sources: tuple[str, ...] = ()) -> int:
         """Delete a variant and what of it was arriving. Gives the bytes freed."""

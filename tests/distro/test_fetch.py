@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -23,6 +25,7 @@ from distro.errors import (
     NotThereError,
     ProtocolError,
     SourceError,
+    UnsafeRequestError,
     WrongBytesError,
     exit_code,
 )
@@ -38,6 +41,7 @@ DATA = bytes(range(251)) * 12_000  # 3,012,000 bytes
 SMALL = b'{"model_type": "llama"}'
 WEIGHTS = File("weights/model.safetensors", len(DATA), sha256=sha256(DATA))
 CONFIG = File("config.json", len(SMALL), sha256=sha256(SMALL))
+V1_MAGNET, V2_MAGNET = f"magnet:?xt=urn:btih:{'a' * 40}", f"magnet:?xt=urn:btmh:1220{'b' * 64}"
 
 
 class Words:
@@ -501,6 +505,26 @@ def test_no_source_at_all(settings: Settings) -> None:
     assert exit_code(caught.value) == 75
 
 
+@pytest.mark.parametrize(
+    ("torrent", "said"),
+    [
+        (
+            V1_MAGNET,
+            f"SHA-1, which is all that proves it, can be forged; `distro fetch '{V1_MAGNET}' --allow-sha1`",
+        ),
+        (V2_MAGNET, f"digests of the files in it; `distro fetch '{V2_MAGNET}'`"),
+    ],
+)
+def test_a_torrent_without_digests_of_its_files_is_refused_with_what_to_do(
+    settings: Settings, torrent: str, said: str
+) -> None:
+    with pytest.raises(UnsafeRequestError) as caught:
+        _fetch(settings, _variant(torrent, files=()))
+    assert str(caught.value).startswith("m:v: its publisher gave a ")
+    assert said in str(caught.value)
+    assert exit_code(caught.value) == 81
+
+
 # The disk
 
 
@@ -510,6 +534,19 @@ def test_no_room_is_said_before_anything_is_asked(hub: FakeHub, settings: Settin
         _fetch(settings, _variant(f"{hub.url}/plain/", files=(CONFIG, huge)))
     assert exit_code(caught.value) == 80
     assert hub.requests == []
+
+
+def test_what_a_swarm_has_brought_already_needs_no_room(
+    hub: FakeHub, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variant = _variant(f"{hub.url}/plain/", files=(WEIGHTS,))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1_000_000))
+    with pytest.raises(DiskFullError, match=f"{len(DATA)} bytes needed, 1000000 free"):
+        _fetch(settings, variant)
+    area = settings.home / "partial" / f"sha256-{WEIGHTS.sha256}.swarm"
+    area.mkdir(parents=True)
+    (area / "data").write_bytes(DATA[:2_500_000])
+    assert _fetch(settings, variant).read_bytes() == DATA
 
 
 def test_a_disk_that_fills_up_keeps_what_came(

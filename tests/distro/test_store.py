@@ -53,6 +53,18 @@ def test_a_part_file_is_found_again_after_a_kill(store: Store) -> None:
     assert len(list(store.home.glob("partial/*.part"))) == 1
 
 
+def test_a_swarms_data_takes_room_but_not_for_its_holes(store: Store) -> None:
+    area = store.home / "partial" / f"sha256-{'ab' * 32}.swarm"
+    area.mkdir(parents=True)
+    with (area / "data").open("wb") as data:
+        data.truncate(100_000_000)
+        data.seek(50_000_000)
+        data.write(b"x" * 1_000_000)
+
+    assert store.received("m", "v", FILE) == 0
+    assert 1_000_000 <= store.occupied("m", "v", FILE) < 1_200_000
+
+
 def test_a_part_file_that_is_being_written_is_nobody_elses(store: Store) -> None:
     with store.partial("m", "v", FILE) as first, store.partial("m", "v", FILE) as second:
         first.append(b"one")
