@@ -24,7 +24,7 @@ import errno
 from collections.abc import Sequence
 
 from converters import errors as conversion
-from converters.errors import shown
+from converters.errors import escape, shown
 
 
 class DistroError(Exception):
@@ -52,7 +52,8 @@ class MalformedManifestError(DistroError):
     def __init__(self, path: object, field: str, *, found: object, allowed: str, line: str | int | None = None) -> None:
         self.path, self.field, self.found, self.allowed, self.line = path, field, found, allowed, line
         where = "" if line is None else f" at line {line}"
-        super().__init__(f"{shown(str(path))}: {shown(field)}{where}: found {shown(found)}, allowed {allowed}")
+        subject = shown(path) if isinstance(path, str) else escape(str(path))
+        super().__init__(f"{subject}: {shown(field)}{where}: found {shown(found)}, allowed {allowed}")
 
 
 class NotFoundError(DistroError):
@@ -106,7 +107,7 @@ class WrongBytesError(DistroError):
 
     def __init__(self, path: object, kind: str, found: str, expected: str) -> None:
         self.path, self.kind, self.found, self.expected = path, kind, found, expected
-        super().__init__(f"{shown(str(path))}: {kind} is {found}, expected {expected}")
+        super().__init__(f"{escape(str(path))}: {kind} is {found}, expected {expected}")
 
 
 class DiskFullError(DistroError):
@@ -132,6 +133,13 @@ _SYSTEM_CODES = {
     errno.EACCES: 77, errno.EPERM: 77,
     errno.EROFS: 73, errno.ENOTDIR: 73, errno.EISDIR: 73, errno.EEXIST: 73,
 }  # fmt: skip
+
+
+def message(error: BaseException) -> str:
+    """What to say of any error: its own words; for the system's, the path and what is wrong with it."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def exit_code(error: BaseException) -> int:

@@ -1,39 +1,88 @@
-"""The only place that prints. Results go to stdout, everything else to stderr."""
+"""The only place that prints. Results go to stdout, everything else to stderr.
+
+A pipe or a file gets results as they are; a terminal gets no character that would steer it. An answer that cannot be
+written is an error, talk that cannot be written is not: whoever closed stderr did not want it.
+"""
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from converters.errors import escape, shown
+from distro.disk import told
+from distro.errors import StorageError
 from distro.progress import Progress, Silent
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
 
+_READER_IS_GONE = 141  # as of a process that SIGPIPE ended
+
+
 def result(text: str) -> None:
     """A line of the answer, for people or for a pipe."""
-    print(text, file=sys.stdout, flush=True)  # noqa: T201
+    _answer(_plain(text) + "\n")
 
 
 def fragment(text: str) -> None:
-    """A piece of an answer that is still being made, such as a token; no new line."""
-    print(text, end="", file=sys.stdout, flush=True)  # noqa: T201
+    """A piece of an answer that is still being made, such as a token; no new line. What steers is out of it already."""
+    _answer(text)
 
 
 def result_json(value: object) -> None:
     """The answer for a program: one JSON object, sizes in bytes."""
-    print(json.dumps(value, indent=2, ensure_ascii=False), file=sys.stdout, flush=True)  # noqa: T201
+    _answer(_plain(json.dumps(value, indent=2, ensure_ascii=False)) + "\n")
+
+
+def _plain(text: str) -> str:
+    """The text as it is for a pipe, escaped for a terminal."""
+    if sys.stdout is None or not sys.stdout.isatty():
+        return text
+    return "".join(c if c in "\n\t" else escape(c) for c in text)
+
+
+def _answer(text: str) -> None:
+    """Raises StorageError, DiskFullError; ends quietly where the reader of a pipe has seen enough."""
+    if sys.stdout is None:
+        raise StorageError("standard output: is closed")
+    try:
+        print(text, end="", file=sys.stdout, flush=True)  # noqa: T201
+    except OSError as error:
+        forget_output()
+        if isinstance(error, BrokenPipeError):
+            sys.exit(_READER_IS_GONE)
+        with told(Path("standard output")):
+            raise
+
+
+def prepare() -> None:
+    """Make characters that stdout's encoding lacks come out as their numbers, as on stderr, and not as a fault."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def forget_output() -> None:
+    """Let go what stdout still holds, which would fail once more when the process ends."""
+    if sys.stdout is not None:
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def say(text: str) -> None:
     """Talk beside the answer."""
-    print(text, file=sys.stderr, flush=True)  # noqa: T201
+    if sys.stderr is not None:  # print would turn to stdout
+        with suppress(OSError):
+            print(text, file=sys.stderr, flush=True)  # noqa: T201
 
 
 def error(text: str) -> None:
@@ -148,4 +197,4 @@ def progress(*, quiet: bool) -> Progress:
     """Bars on a terminal, lines elsewhere, or nothing at all."""
     if quiet:
         return Silent()
-    return _Bars() if sys.stderr.isatty() else _Lines()
+    return _Bars() if sys.stderr is not None and sys.stderr.isatty() else _Lines()

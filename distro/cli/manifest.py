@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from distro.cli import console
-from distro.errors import CannotCreateError, DistroError, NotFoundError, UsageError, exit_code
+from distro.errors import CannotCreateError, DistroError, NotFoundError, UsageError, exit_code, message
 
 if TYPE_CHECKING:
     from distro.manifest import Family, Model, Variant
@@ -31,7 +31,7 @@ def check(
             results.append({"path": str(path), "ok": True, **_counted(manifest_file.read(path))})
         except (DistroError, OSError) as error:
             codes.append(exit_code(error))
-            results.append({"path": str(path), "ok": False, "error": str(error)})
+            results.append({"path": str(path), "ok": False, "error": message(error)})
     if as_json:
         console.result_json({"schema": "distro-manifest-check/1", "manifests": results})
     for result in results:
