@@ -11,6 +11,7 @@ pieces_root       root of a binary tree of SHA-256 over blocks of 16 KiB, leaves
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -149,7 +150,7 @@ def open_regular(path: Path) -> BinaryIO:
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise IsADirectoryError(21, "not a regular file", str(path))
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
     return os.fdopen(handle, "rb", buffering=0)
 
 

@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from distro.digest import HEX_DIGITS, KINDS, WEAK, Digester
+from distro.digest import HEX_DIGITS, KINDS, WEAK, Digester, open_regular
 from distro.errors import MalformedManifestError, NotFoundError
 from distro.manifest import Family, File, License, Model, Variant, fold
 from distro.paths import safe_relpath
@@ -35,7 +35,7 @@ _OF_NOTHING = Digester(KINDS, 0).digests()
 def read(path: Path) -> Family:
     """The family in a manifest. Raises MalformedManifestError, NotFoundError where there is no file, OSError."""
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             data = stream.read(LARGEST_MANIFEST + 1)
     except FileNotFoundError:
         raise NotFoundError(f"{path}: no such manifest") from None
