@@ -86,7 +86,9 @@ def _from_file(path: Path) -> dict[str, object]:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except RecursionError as error:
+        raise MalformedManifestError(path, "TOML", found="values nested too deep", allowed="plain values") from error
+    except ValueError as error:  # no TOML, no UTF-8, or what int() says of a number of many digits
         raise MalformedManifestError(path, "TOML", found=str(error), allowed="a well-formed file") from error
     for key, value in values.items():
         if key not in kinds:
