@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +84,7 @@ def _in_store(settings: Settings, reference: Reference, text: str) -> Stored | N
                 return None
             raise
     store = Store(settings.home)
-    path = reference.path.resolve()
+    path = Path(os.path.realpath(reference.path))  # resolve() minds a link to itself
     for model, variant in store.variants():
         if path.is_relative_to(store.folder(model, variant).resolve()):
             return stored(settings, NamedReference(model, variant))
