@@ -54,6 +54,29 @@ class Mix:
     base: DType
 
 
+@dataclass(frozen=True)
+class Overrides:
+    """What a user wants otherwise than the mix has it.
+
+    pure: no rules, the base type everywhere. output, token_embedding: types of these two (the output's is also that of
+    an embedding that serves as output). patterns: (regular expression, type) pairs; the first that is found in a
+    tensor's name decides. Tensors that may not be quantized stay as they are, and so do mixes of plain numbers.
+    """
+
+    pure: bool = False
+    output: DType | None = None
+    token_embedding: DType | None = None
+    patterns: tuple[tuple[str, DType], ...] = ()
+
+    def of(self, name: str, role: str, *, is_tied: bool) -> DType | None:
+        """The type that was asked for by hand, None where none was."""
+        if role == "token_embd" and self.token_embedding:
+            return self.token_embedding
+        if self.output and (role == "output" or (role == "token_embd" and is_tied)):
+            return self.output
+        return next((dtype for pattern, dtype in self.patterns if re.search(pattern, name)), None)
+
+
 MIXES: Mapping[str, Mix] = {
     mix.name: mix
     for mix in (
@@ -131,9 +154,15 @@ def named(name: str) -> Mix:
 
 
 def types(
-    mix: Mix, tensors: Iterable[TensorInfo], parameters: HyperParameters, *, has_imatrix: bool = False
+    mix: Mix,
+    tensors: Iterable[TensorInfo],
+    parameters: HyperParameters,
+    *,
+    has_imatrix: bool = False,
+    overrides: Overrides | None = None,
 ) -> dict[str, DType]:
     """The type of every tensor, by GGUF name."""
+    overrides = overrides or Overrides()
     tensors = sorted(tensors, key=_layer_then_name)
     roles = {info.name: _role(info.name) for info in tensors}
     is_tied = "output" not in roles.values()
@@ -150,7 +179,9 @@ def types(
         else:
             of_role = counts[role] if role == "attn_v" else parameters.n_layers
             place = replace(situation, i=_place(info.name, role, seen, parameters), n=of_role)
-            result[info.name] = fitting(_wanted(role, info, place, is_tied=is_tied), info.n_columns)
+            asked = overrides.of(info.name, role, is_tied=is_tied)
+            ruled = mix.base if overrides.pure else _wanted(role, info, place, is_tied=is_tied)
+            result[info.name] = fitting(asked or ruled, info.n_columns)
         seen[role] += 1
     return result
 

@@ -96,7 +96,9 @@ def make(checkpoint: Checkpoint, recipe: Recipe, name: str, imatrix: Imatrix | N
     chosen = mix.named(recipe.mix)
     if recipe.target == "gguf":
         infos = (tensor.info for tensor in checkpoint.tensors.values())
-        types = mix.types(chosen, infos, checkpoint.hyperparameters, has_imatrix=imatrix is not None)
+        types = mix.types(
+            chosen, infos, checkpoint.hyperparameters, has_imatrix=imatrix is not None, overrides=recipe.overrides
+        )
         files = gguf.lay_out(checkpoint, types, f"{name}-{chosen.name.upper()}.gguf", file_type=chosen.file_type)
     else:
         files = huggingface.lay_out(checkpoint, chosen.base, max_shard_bytes=recipe.max_shard_bytes)

@@ -12,17 +12,30 @@ from distro.cli import console
 from distro.errors import UsageError
 
 if TYPE_CHECKING:
+    from converters.checkpoint import Checkpoint
     from converters.plan import Plan
-    from converters.recipe import Recipe
 
 
 def convert(
     context: typer.Context,
     reference: Annotated[str, typer.Argument(metavar="REF|PATH", help="A model that is here, a file or a folder.")],
     to: Annotated[str, typer.Option("--to", help="Format of the result: gguf or safetensors.")] = "",
-    quant: Annotated[
-        str, typer.Option("--quant", "-t", help="Type of the weights: q8_0, q4_0, q4_1, f16, bf16, f32.")
+    quant: Annotated[str, typer.Option("--quant", "-t", help="Types of the weights: q8_0, q4_k_m, iq4_xs, f16 …")] = "",
+    fit: Annotated[
+        str, typer.Option("--fit", metavar="SIZE", help="Choose the best types that fit, such as 8GB, cache and all.")
     ] = "",
+    context_length: Annotated[
+        int, typer.Option("--context", metavar="TOKENS", min=1, help="The conversation that --fit leaves room for.")
+    ] = 4096,
+    tensor_types: Annotated[
+        list[str] | None,
+        typer.Option("--tensor-type", metavar="PATTERN=TYPE", help="Another type for tensors of such a name."),
+    ] = None,
+    output_type: Annotated[str | None, typer.Option("--output-type", help="Another type for the output.")] = None,
+    embedding_type: Annotated[
+        str | None, typer.Option("--embedding-type", help="Another type for the token embedding.")
+    ] = None,
+    pure: Annotated[bool, typer.Option("--pure", help="One type everywhere, no rules.")] = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Put the result there instead of into the store.")
     ] = None,
@@ -40,6 +53,7 @@ def convert(
     from converters.formats import open_checkpoint
     from converters.imatrix import read as read_imatrix
     from converters.plan import make
+    from converters.recipe import Recipe
     from distro import derive
     from distro.lookup import local
     from distro.store import Store
@@ -48,8 +62,14 @@ def convert(
     source = local(session.settings, reference)
     weighing = None if imatrix is None else read_imatrix(imatrix)
     with open_checkpoint(source.path) as checkpoint:
+        if fit:
+            quant = _fitting(checkpoint, fit, context_length, to or quant, has_imatrix=weighing is not None)
         stored = {tensor.info.dtype.name for tensor in checkpoint.tensors.values()}
-        recipe = _recipe(to, quant, stored=stored, imatrix=weighing.sha256 if weighing else None)
+        target, mix = _wanted(to, quant, stored)
+        recipe = Recipe(
+            target, mix, imatrix=weighing.sha256 if weighing else None, pure=pure or None, output_type=output_type,
+            token_embedding_type=embedding_type, tensor_types=_pairs(tensor_types),
+        )  # fmt: skip
         plan = make(checkpoint, recipe, source.model or source.path.stem, weighing)
     if dry_run:
         _print_plan(plan, threads, as_json=as_json)
@@ -77,16 +97,37 @@ def convert(
     console.result(str(made.path))
 
 
-def _recipe(to: str, quant: str, *, stored: set[str], imatrix: str | None) -> Recipe:
-    """What is meant: a type alone means GGUF; a format alone keeps plain weights as they are stored."""
-    from converters.recipe import Recipe
-
+def _wanted(to: str, quant: str, stored: set[str]) -> tuple[str, str]:
+    """Format and mix: a type alone means GGUF; a format alone keeps plain weights as they are stored."""
     if not to and not quant:
-        raise UsageError("say what is wanted: --to safetensors, --quant q8_0, or both")
+        raise UsageError("say what is wanted: --to safetensors, --quant q8_0, or both, or --fit 8GB")
     if not quant:
         plain = [name for name in ("F32", "BF16", "F16") if name in stored - {"F32"}] or ["F32"]
         quant = plain[0].lower() if stored <= {"F32", "F16", "BF16"} else "f16"
-    return Recipe(to or "gguf", quant, imatrix=imatrix)
+    return to or "gguf", quant
+
+
+def _fitting(checkpoint: Checkpoint, size: str, context_length: int, said: str, *, has_imatrix: bool) -> str:
+    """The mix that --fit chooses, said aloud with its reason."""
+    from converters.fit import choose
+    from distro.cli.quantity import parse_bytes
+
+    if said not in ("", "gguf"):
+        raise UsageError("--fit chooses the types of a GGUF by itself; leave out --quant, and --to other than gguf")
+    budget = parse_bytes(size, "--fit")
+    best = choose(checkpoint, budget, context_length, has_imatrix=has_imatrix)
+    console.say(
+        f"{best.mix} is the best that fits into {console.size(budget)}: {console.size(best.size)} of weights and "
+        f"{console.size(best.cache)} for {context_length} tokens"
+    )
+    return best.mix
+
+
+def _pairs(texts: list[str] | None) -> tuple[tuple[str, str], ...] | None:
+    pairs = tuple((pattern, name) for pattern, _, name in (text.rpartition("=") for text in texts or ()))
+    if any(not pattern or not name for pattern, name in pairs):
+        raise UsageError(f"--tensor-type: found {', '.join(texts or ())}, allowed PATTERN=TYPE, such as attn_v=q8_0")
+    return pairs or None
 
 
 def _print_plan(plan: Plan, threads: int, *, as_json: bool) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import signal
 import threading
 from collections.abc import Iterator, Mapping
@@ -17,6 +16,7 @@ import typer
 
 from converters.errors import shown
 from distro.cli import console
+from distro.cli.quantity import parse_rate
 from distro.errors import NotFoundError, UsageError, WrongBytesError
 from distro.reference import TorrentReference
 
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from distro.offer import Offer
     from distro.swarm.seeder import Share
     from distro.swarm.torrent import Torrent
-
-_RATE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([kMG]?)B?(?:/s)?", re.ASCII | re.IGNORECASE)
-_UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3}
 
 
 def seed(
@@ -86,17 +83,6 @@ def seed(
     for each in served:
         if each.trouble is not None:
             raise each.trouble
-
-
-def parse_rate(text: str) -> int:
-    """Bytes per second of `20MB/s`, `500k`, `1.5 GB`; 0 for nothing said. Raises UsageError."""
-    if not text:
-        return 0
-    match = _RATE.fullmatch(text.strip())
-    rate = int(float(match[1]) * _UNITS[match[2].lower()]) if match else 0
-    if not 0 < rate < 2**31:
-        raise UsageError(f"--limit: found {shown(text)}, allowed a rate such as 500kB/s or 20MB/s, below 2147 MB/s")
-    return rate
 
 
 def _judge_right(session: Session, offered: Offer, *, has_right: bool, dht: bool) -> None:

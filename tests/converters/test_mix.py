@@ -7,6 +7,7 @@ import pytest
 from converters import dtypes, mix
 from converters.errors import RefusedError
 from converters.hyperparameters import HyperParameters
+from converters.mix import Overrides
 from converters.recipe import Recipe
 from converters.tensors import TensorInfo
 
@@ -82,6 +83,49 @@ def test_an_imatrix_guards_the_first_ffn_down_layers_of_q4_0() -> None:
 def test_the_70b_keeps_attn_v_above_four_bits() -> None:
     types = mix.types(mix.named("q3_k_s"), _layers(80, "attn_v"), _llama(n_layers=80, n_heads=64))
     assert set(types.values()) == {dtypes.Q5_K}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "embedding", "first", "output"),
+    [
+        (Overrides(), "Q4_K", "Q6_K", "Q6_K"),
+        (Overrides(pure=True), "Q4_K", "Q4_K", "Q4_K"),
+        (Overrides(output=dtypes.Q8_0), "Q4_K", "Q6_K", "Q8_0"),
+        (Overrides(token_embedding=dtypes.Q5_0), "Q5_0", "Q6_K", "Q6_K"),
+        (Overrides(patterns=((r"ffn_", dtypes.Q5_K), (r"blk\.0", dtypes.Q3_K))), "Q4_K", "Q5_K", "Q6_K"),
+        (Overrides(patterns=((r"output", dtypes.Q2_K),), output=dtypes.Q8_0), "Q4_K", "Q6_K", "Q8_0"),
+        (Overrides(patterns=((r"norm", dtypes.Q2_K),)), "Q4_K", "Q6_K", "Q6_K"),
+    ],
+)
+def test_a_user_may_want_it_otherwise(overrides: Overrides, embedding: str, first: str, output: str) -> None:
+    infos = _infos(256, tied=False)
+    types = mix.types(mix.named("q4_k_m"), infos, _llama(n_layers=1), overrides=overrides)
+    assert types["token_embd.weight"].name == embedding
+    assert types["blk.0.ffn_down.weight"].name == first
+    assert types["output.weight"].name == output
+    assert types["blk.0.attn_norm.weight"].name == "F32"
+
+
+def test_an_embedding_that_is_the_output_takes_the_outputs_type() -> None:
+    infos = _infos(256, tied=True)
+    types = mix.types(mix.named("q4_k_m"), infos, _llama(n_layers=1), overrides=Overrides(output=dtypes.Q8_0))
+    assert types["token_embd.weight"] == dtypes.Q8_0
+    both = Overrides(output=dtypes.Q8_0, token_embedding=dtypes.Q5_0)
+    types = mix.types(mix.named("q4_k_m"), infos, _llama(n_layers=1), overrides=both)
+    assert types["token_embd.weight"] == dtypes.Q5_0
+
+
+def test_recipes_with_wishes_have_digests_of_their_own() -> None:
+    plain = Recipe("gguf", "q4_k_m")
+    wishful = Recipe("gguf", "q4_k_m", output_type="q8_0", tensor_types=(("attn_v", "q8_0"),))
+    assert wishful.sha256 != plain.sha256
+    assert '"output_type":"q8_0"' in wishful.canonical()
+    assert wishful.overrides.patterns == (("attn_v", dtypes.Q8_0),)
+    for wrong in ({"output_type": "q9"}, {"tensor_types": (("(", "q8_0"),)}, {"output_type": "iq1_x"}):
+        with pytest.raises(RefusedError):
+            Recipe("gguf", "q4_k_m", **wrong)  # type: ignore[arg-type]
+    with pytest.raises(RefusedError, match="go with a quantized type"):
+        Recipe("gguf", "f16", pure=True)
 
 
 def test_which_tensors_are_nonsense_without_an_imatrix() -> None:

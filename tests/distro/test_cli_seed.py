@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from distro.cli.seed import parse_rate
+from distro.cli.quantity import parse_rate
 from distro.errors import UsageError
 from distro.swarm.make import make
 from tests.distro.test_cli_torrent import COMMAND, distro, environment, put
