@@ -91,7 +91,7 @@ def make(checkpoint: Checkpoint, recipe: Recipe, name: str, imatrix: Imatrix | N
     Raises RefusedError for a tensor that the target has no place for, an importance matrix of another model, a type
     that is nonsense without one; UnsupportedError for a type that we cannot unpack or pack.
     """
-    if recipe.imatrix != (None if imatrix is None else imatrix.sha256):
+    if (recipe.imatrix is None) != (imatrix is None) or (imatrix and recipe.imatrix != imatrix.sha256):
         raise ValueError(f"the recipe asks for the importance matrix {recipe.imatrix}, this is another")
     chosen = mix.named(recipe.mix)
     if recipe.target == "gguf":

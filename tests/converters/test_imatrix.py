@@ -339,6 +339,7 @@ def test_a_plan_takes_the_matrix_that_the_recipe_names_and_no_other() -> None:
         (weighed("q4_0"), None),
         (Recipe("gguf", "q4_0"), matrix_for(checkpoint)),
         (weighed("q4_0"), replace(matrix_for(checkpoint), sha256="00" * 32)),
+        (Recipe("gguf", "q4_0"), replace(matrix_for(checkpoint), sha256=None)),
     ):
         with pytest.raises(ValueError, match="this is another"):
             planning.make(checkpoint, recipe, "tiny", given_matrix)
