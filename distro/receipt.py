@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from distro.digest import open_regular
 from distro.errors import MalformedManifestError
 from distro.manifest import File, Model, Variant
 from distro.paths import safe_relpath
@@ -75,7 +76,7 @@ class Receipt:
     def read(path: Path) -> Receipt | None:
         """The receipt in a file; None if there is no such file. Raises MalformedManifestError."""
         try:
-            with path.open("rb") as stream:
+            with open_regular(path) as stream:
                 data = stream.read(_LONGEST_BYTES + 1)
         except (FileNotFoundError, NotADirectoryError):
             return None

@@ -12,6 +12,7 @@ index:package==version/folder        a folder in a wheel of the Python package i
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,7 +173,7 @@ def _parse_reference(text: str) -> Reference:
     name, colon, variant = text.partition(":")
     looks_like_path = text.startswith((".", "~")) or "/" in text or "\\" in text or text.endswith(_FILE_SUFFIXES)
     if looks_like_path or not NAME.fullmatch(name):
-        return PathReference(Path(text).expanduser())
+        return PathReference(Path(os.path.expanduser(text)))  # noqa: PTH111  Path.expanduser() minds users that are not
     if colon and not NAME.fullmatch(variant):
         raise ValueError(f"{variant!r} as a variant")
     return NamedReference(name, variant if colon else None)

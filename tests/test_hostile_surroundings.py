@@ -237,6 +237,51 @@ def test_the_manifest_itself_is_good(tmp_path: Path) -> None:
     assert (ran.code, ran.err) == (0, ""), ran
 
 
+def test_pipes_where_a_small_file_is_expected(tmp_path: Path, model: Path) -> None:
+    """A receipt, a torrent, settings, a manifest among the user's own: nothing waits for somebody to write."""
+    for name in ("in/receipt.json", "in/x.torrent", "config/manifests/x.toml"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        os.mkfifo(tmp_path / name)
+    for command in (("verify", str(model)), ("verify", str(model.parent)), ("ls",), ("show", "llama-7b"),
+                    ("fetch", str(model.parent / "x.torrent")), ("seed", str(model.parent / "x.torrent"))):  # fmt: skip
+        hostile.judge(hostile.run(tmp_path, *command), 74, "not a regular file")
+
+
+def test_a_folder_of_names_that_no_system_should_store(tmp_path: Path) -> None:
+    for name in ("bytes\udcff.gguf", "steers\x1b[2J.gguf", "CON.gguf", "dot."):
+        folder = tmp_path / "in" / str(len(name))
+        folder.mkdir(parents=True)
+        (folder / name).write_bytes(GOOD)
+        ran = hostile.run(tmp_path, "torrent", str(folder), "-o", str(tmp_path / "o.torrent"))
+        hostile.judge(ran, 65, "file name: found ")
+        assert not (tmp_path / "o.torrent").exists()
+
+
+REFERENCES = [
+    ("", 65, "reference"),
+    ("\x1b[2Jx", 65, "\\x1b[2Jx: reference"),
+    ("hf:../x", 65, "reference"),
+    ("hf:a/b@../c", 65, "reference"),
+    ("file:///etc/passwd", 65, "reference"),
+    ("http://example.com/", 65, "reference"),
+    ("https://example.com/m.toml", 2, "distro fetch"),
+    ("magnet:?xt=urn:btih:1", 65, "magnet"),
+    ("m:../../x", 66, "no such file"),
+    ("x" * 9000, 65, "9000 characters"),
+    ("./" + "x" * 300, 74, "File name too long"),
+    ("~nobody-of-that-name/x.gguf", 66, "no such file"),
+    ("/etc/passwd", 65, "b'"),
+    ("/etc", 66, "config.json"),
+]
+
+
+@pytest.mark.parametrize(("text", "code", "word"), REFERENCES, ids=[ascii(case[0][:30]) for case in REFERENCES])
+def test_references_that_are_none(tmp_path: Path, text: str, code: int, word: str) -> None:
+    hostile.judge(hostile.run(tmp_path, "run", text, "hi"), code, word)
+    hostile.judge(hostile.run(tmp_path, "convert", text, "--quant", "q8_0", "-o", str(tmp_path / "o")), code, word)
+    assert not (tmp_path / "o").exists()
+
+
 # What a shell may do to the streams of a command: what it says, its exit code, and whether anything is said at all.
 STREAMS = [
     ("ls", ">/dev/full", 80, "error: standard output: No space left on device\n"),

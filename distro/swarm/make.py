@@ -119,7 +119,7 @@ def _belongs(file: Path, folder: Path, root: Path) -> bool:
 
 
 def _torrent_order(name: str) -> list[bytes]:
-    return [part.encode() for part in name.split("/")]
+    return [part.encode(errors="surrogateescape") for part in name.split("/")]
 
 
 def _allowed(piece_length: int) -> int:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from converters.errors import shown
+from distro.digest import open_regular
 from distro.errors import MalformedManifestError, NotFoundError, UsageError
 from distro.swarm.addresses import fit_urls
 from distro.swarm.binding import reason, require_libtorrent
@@ -169,7 +170,7 @@ def named_by_content(info: Any, where: Path | str, piece_layers: Mapping[bytes, 
 
 def _bounded(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return file.read(_MAX_TORRENT_BYTES + 1)
     except FileNotFoundError as error:
         raise NotFoundError(f"{shown(str(path))}: no such file") from error
