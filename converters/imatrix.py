@@ -288,7 +288,8 @@ def pack(imatrix: Imatrix) -> bytes:
     offset = 0
     for name, entry in sorted(imatrix.entries.items()):
         for suffix, values in ((SUMS, entry.sums), (COUNTS, entry.counts.reshape(-1, 1))):
-            info = TensorInfo(name + suffix, F32, values.shape)
+            shape = values.shape if len(values) > 1 else values.shape[1:]  # ggml drops dimensions of 1 at the end
+            info = TensorInfo(name + suffix, F32, shape)
             placed.append((info, offset))
             size = padded(info.n_bytes, ALIGNMENT)
             data.append(values.astype(_FLOAT).tobytes().ljust(size, b"\0"))

@@ -47,8 +47,8 @@ KEYS = {
     "chunk_size": uint32("imatrix.chunk_size", 4),
 }
 TENSORS = {
-    GATE + ".in_sum2": tensor(GATE + ".in_sum2", (4, 1), 0, 0),
-    GATE + ".counts": tensor(GATE + ".counts", (1, 1), 0, 32),
+    GATE + ".in_sum2": tensor(GATE + ".in_sum2", (4,), 0, 0),
+    GATE + ".counts": tensor(GATE + ".counts", (1,), 0, 32),
     EXPERTS + ".in_sum2": tensor(EXPERTS + ".in_sum2", (2, 2), 0, 64),
     EXPERTS + ".counts": tensor(EXPERTS + ".counts", (1, 2), 0, 96),
 }
