@@ -33,3 +33,10 @@ def weigh(v: Machine, weighed: Reals, columns: Reals, x: Reals, spread: Real, n:
 
 def mean_square(v: Machine, x: Reals, n: int) -> Real:
     return v.sum(x[i] * x[i] for i in v.loop(0, n, unroll=16)) / float(n)
+
+
+def needed(importance: Importance | None) -> Importance:
+    """For the searches that ggml does not do without one. Raises ValueError where there is none."""
+    if importance is None:
+        raise ValueError("this type cannot be searched without importance")
+    return importance

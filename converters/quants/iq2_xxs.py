@@ -13,10 +13,35 @@ from __future__ import annotations
 
 from converters import dtypes
 from converters.quants import grids
+from converters.quants.fit_points import PointFit, fit_sub_blocks, quantize_scales
+from converters.quants.fit_positive import fit_positive
+from converters.quants.fit_scale import TINY
+from converters.quants.importance import Importance, mean_square, needed, weigh
+from converters.quants.nearest_point import PointSearch
+from converters.quants.neighbours import neighbours
 from converters.quants.signed_points import even_signs, place, two_bit_values
 from converters.quants.vector import Block, Machine, Reals
 
 DTYPE = dtypes.IQ2_XXS
+
+
+_FIT = PointFit(n=32, n_trials=13, step=0.1, even_signs=True, tiny=TINY, again="all")
+
+
+def quantize(v: Machine, x: Reals, block: Block, importance: Importance | None) -> None:
+    search = PointSearch.over(v, neighbours(grids.IQ2_XXS, n_levels=3, n_distances=2))
+    weighed = v.reals(256)
+    weigh(v, weighed, needed(importance).columns, x, mean_square(v, x, 256), 256)
+    found = fit_sub_blocks(v, search, x, weighed, _FIT, lambda x, w, _: fit_positive(v, x, w, 32, top=4)[0])
+    d, scales, nothing = quantize_scales(v, found.scales, 8, fudge=1.0)
+    words = v.wholes(16)
+    for j in v.loop(0, 8, unroll=1):
+        four = range(4)
+        points = v.pack(*(search.place(v, found.points[4 * j + k]) for k in four))
+        signs = v.fold(lambda a, b: a | b, scales[j] << 28, ((found.signs[4 * j + k] & 127) << 7 * k for k in four))
+        words[2 * j], words[2 * j + 1] = v.select(nothing, 0, points), v.select(nothing, 0, signs)
+    block.store_short(0, d)
+    block.store(2, words, 16)
 
 
 def dequantize(v: Machine, block: Block, x: Reals) -> None:

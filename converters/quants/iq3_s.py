@@ -15,11 +15,39 @@ from __future__ import annotations
 
 from converters import dtypes
 from converters.quants import grids
-from converters.quants.pieces import split
+from converters.quants.fit_points import PointFit, fit_sub_blocks, quantize_scales
+from converters.quants.importance import Importance, mean_square, weigh
+from converters.quants.nearest_point import PointSearch
+from converters.quants.neighbours import neighbours
+from converters.quants.pieces import join, split
 from converters.quants.signed_points import place
 from converters.quants.vector import Block, Machine, Reals
 
 DTYPE = dtypes.IQ3_S
+
+
+_FIT = PointFit(n=32, n_trials=19, step=0.2, even_signs=False, tiny=2.0**-149, again="all if missed")
+
+
+def quantize(v: Machine, x: Reals, block: Block, importance: Importance | None) -> None:
+    search = PointSearch.over(v, neighbours(grids.IQ3_S, n_levels=8, n_distances=3))
+    weighed = v.reals(256)
+    if importance:
+        weigh(v, weighed, importance.columns, x, 2.0 * mean_square(v, x, 256), 256)
+    else:
+        for i in v.loop(0, 256):
+            weighed[i] = x[i] * x[i]
+    found = fit_sub_blocks(v, search, x, weighed, _FIT)
+    d, scales, _ = quantize_scales(v, found.scales, 8, fudge=1.033)
+    low, high = v.wholes(64), v.wholes(64)
+    for k in v.loop(0, 64, unroll=1):
+        place = search.place(v, found.points[k])
+        low[k], high[k] = place & 255, place >> 8
+    block.store_short(0, d)
+    block.store(2, join(v, low, 64, 8), 16)
+    block.store(66, join(v, high, 64, 1), 2)
+    block.store(74, join(v, found.signs, 32, 8), 8)
+    block.store(106, join(v, scales, 8, 4), 1)
 
 
 def dequantize(v: Machine, block: Block, x: Reals) -> None:

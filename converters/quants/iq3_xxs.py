@@ -13,11 +13,39 @@ from __future__ import annotations
 
 from converters import dtypes
 from converters.quants import grids
-from converters.quants.pieces import split
+from converters.quants.fit_points import PointFit, fit_sub_blocks, quantize_scales
+from converters.quants.importance import Importance, mean_square, weigh
+from converters.quants.nearest_point import PointSearch
+from converters.quants.neighbours import neighbours
+from converters.quants.pieces import join, split
 from converters.quants.signed_points import even_signs, place
 from converters.quants.vector import Block, Machine, Real, Reals, Whole
 
 DTYPE = dtypes.IQ3_XXS
+
+
+_FIT = PointFit(n=32, n_trials=31, step=0.2, even_signs=True, tiny=1e-8, again="missed")
+
+
+def quantize(v: Machine, x: Reals, block: Block, importance: Importance | None) -> None:
+    search = PointSearch.over(v, neighbours(grids.IQ3_XXS, n_levels=8, n_distances=2))
+    weighed = v.reals(256)
+    if importance:
+        weigh(v, weighed, importance.columns, x, 2.0 * mean_square(v, x, 256), 256)
+    else:
+        for i in v.loop(0, 256):
+            weighed[i] = x[i] * x[i]
+    found = fit_sub_blocks(v, search, x, weighed, _FIT)
+    d, scales, nothing = quantize_scales(v, found.scales, 8, fudge=1.0125)
+    places, signs = v.wholes(64), v.wholes(8)
+    for k in v.loop(0, 64, unroll=1):
+        places[k] = v.select(nothing, 0, search.place(v, found.points[k]))
+    for j in v.loop(0, 8, unroll=1):
+        seven = ((found.signs[4 * j + k] & 127) << 7 * k for k in range(4))
+        signs[j] = v.select(nothing, 0, v.fold(lambda a, b: a | b, scales[j] << 28, seven))
+    block.store_short(0, d)
+    block.store(2, join(v, places, 64, 8), 16)
+    block.store(66, signs, 8)
 
 
 def dequantize(v: Machine, block: Block, x: Reals) -> None:

@@ -7,9 +7,10 @@ every vector belongs to block k. No fast-math flag is ever set, hence LLVM neith
 
 from __future__ import annotations
 
+import array
 import ctypes
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -26,6 +27,7 @@ _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 _F16, _F32 = ir.HalfType(), ir.FloatType()
 _POINTER = _I8.as_pointer()
 _REALS, _WHOLES = ir.VectorType(_F32, N_LANES), ir.VectorType(_I32, N_LANES)
+_LARGEST = float.fromhex("0x1.fffffep127")  # float32
 _HALVES, _SHORTS = ir.VectorType(_F16, N_LANES), ir.VectorType(_I16, N_LANES)
 
 # What `<16 x float>` code needs to be fast and free of helper functions that nobody provides.
@@ -121,18 +123,75 @@ class LlvmMachine(Machine):
         return Wholes(self, self._memory(_WHOLES, n))
 
     def table(self, numbers: Sequence[int]) -> Table:
-        kind = ir.ArrayType(_I16, len(numbers))
+        element, size = (_I16, 2) if max(numbers) < 2**16 else (_I32, 4)
+        content = array.array("H" if size == 2 else "I", numbers).tobytes() + bytes(size * N_LANES)  # see `least`
+        kind = ir.ArrayType(_I8, len(content))  # as bytes it is a short text
         memory = ir.GlobalVariable(self.module, kind, self.module.get_unique_name("table"))
-        memory.global_constant, memory.linkage = True, "internal"
-        memory.initializer = ir.Constant(kind, list(numbers))
-        return Table(self, memory)
+        memory.global_constant, memory.linkage, memory.align = True, "internal", 64
+        memory.initializer = ir.Constant(kind, bytearray(content))
+        return Table(self, memory.bitcast(element.as_pointer()))
 
     def look_up(self, memory: Raw, index: Raw) -> Raw:
-        found: Raw = ir.Constant(_SHORTS, ir.Undefined)
+        element = memory.type.pointee
+        found: Raw = ir.Constant(ir.VectorType(element, N_LANES), ir.Undefined)
         for lane in range(N_LANES):
-            place = self.builder.gep(memory, [_I32(0), self.builder.extract_element(index, _I32(lane))])
+            place = self.builder.gep(memory, [self.builder.extract_element(index, _I32(lane))])
             found = self.builder.insert_element(found, self.builder.load(place), _I32(lane))
-        return self.builder.zext(found, _WHOLES)
+        return found if element is _I32 else self.builder.zext(found, _WHOLES)
+
+    def least(
+        self,
+        table: Table,
+        first: Whole,
+        last: Whole,
+        given: Sequence[Real],
+        cost: Callable[[Sequence[Real], Whole], Real],
+    ) -> Whole:
+        """List after list, sixteen entries at a time; what is past the end of a list is read but not heeded."""
+        builder, memory = self.builder, table.memory
+        element = memory.type.pointee
+        reals, wholes = self.reals(len(given)), self.wholes(3)  # the numbers of the lanes, to be read one by one
+        for i, value in enumerate(given):
+            reals[i] = value
+        wholes[0], wholes[1] = first, last
+        in_order = ir.Constant(_WHOLES, [_I32(lane) for lane in range(N_LANES)])
+        for lane in self.rounds(_I64(0), _I64(N_LANES), 1):
+            spread = [Real(self, self._spread(builder, self._number(reals, i, lane))) for i in range(len(given))]
+            n_last = self._number(wholes, 1, lane)
+            start = builder.gep(memory, [self._number(wholes, 0, lane)])
+            least, where = self.kept(cost=self.real(_LARGEST)), self.cell(in_order)
+            stop = builder.add(builder.zext(n_last, _I64), _I64(1))
+            for index in self.rounds(_I64(0), stop, N_LANES):
+                part = builder.bitcast(builder.gep(start, [index.raw]), ir.VectorType(element, N_LANES).as_pointer())
+                entries = builder.load(part, align=1)
+                entries = entries if element is _I32 else builder.zext(entries, _WHOLES)
+                place = builder.add(in_order, self._spread(builder, builder.trunc(index.raw, _I32)))
+                within = Mask(self, builder.icmp_unsigned("<=", place, self._spread(builder, n_last)))
+                total = cost(spread, Whole(self, entries))
+                less = within & (total < least["cost"])
+                least.keep(less, cost=total)
+                self.set_cell(where, builder.select(less.raw, place, self.cell_value(where)))
+            costs = least["cost"].bits()  # in the order of the numbers, as none is below zero
+            smallest = Whole(self, self._spread(builder, self._smallest(costs)))
+            place = self._smallest(self.select(costs.equals(smallest), Whole(self, self.cell_value(where)), -1))
+            entry = builder.load(builder.gep(start, [place]))
+            entry = entry if element is _I32 else builder.zext(entry, _I32)
+            builder.store(entry, self._number_place(wholes, 2, lane))
+        return wholes[2]
+
+    def _smallest(self, value: Whole) -> Raw:
+        """Over all lanes, without sign."""
+        name = f"llvm.vector.reduce.umin.v{N_LANES}i32"
+        known = self.module.globals.get(name)
+        return self.builder.call(known or ir.Function(self.module, ir.FunctionType(_I32, [_WHOLES]), name), [value.raw])
+
+    def _number(self, row: Reals | Wholes, index: int, lane: Index) -> Raw:
+        return self.builder.load(self._number_place(row, index, lane))
+
+    def _number_place(self, row: Reals | Wholes, index: int, lane: Index) -> Raw:
+        vector = row.memory.type.pointee
+        numbers = self.builder.bitcast(row.memory, vector.element.as_pointer())
+        return self.builder.gep(numbers, [(lane + index * N_LANES).raw])
 
     def _place(self, memory: Raw, index: int | Index) -> Raw:
         return self.builder.gep(memory, [index.raw if isinstance(index, Index) else _I64(index)])

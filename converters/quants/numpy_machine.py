@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,10 +46,27 @@ class NumpyMachine(Machine):
         return Wholes(self, np.zeros((n, self.n_lanes), np.int32))
 
     def table(self, numbers: Sequence[int]) -> Table:
-        return Table(self, np.array(numbers, np.uint16))
+        return Table(self, np.asarray(numbers, np.int32))
 
     def look_up(self, memory: Raw, index: Raw) -> Raw:
-        return memory[index].astype(np.int32)
+        return memory[index]
+
+    def least(
+        self,
+        table: Table,
+        first: Whole,
+        last: Whole,
+        given: Sequence[Real],
+        cost: Callable[[Sequence[Real], Whole], Real],
+    ) -> Whole:
+        n_entries = last.raw + 1
+        starts = np.cumsum(n_entries) - n_entries
+        lane = np.repeat(np.arange(self.n_lanes), n_entries)
+        entries = table.memory[np.arange(len(lane)) + (first.raw - starts)[lane]]
+        spread = [Real(self, np.broadcast_to(value.raw, self.n_lanes)[lane]) for value in given]
+        costs = np.fmin(cost(spread, Whole(self, entries)).raw, np.finfo(np.float32).max)  # NaN counts as the largest
+        best = np.flatnonzero(costs == np.minimum.reduceat(costs, starts)[lane])
+        return Whole(self, entries[best[np.searchsorted(lane[best], np.arange(self.n_lanes))]])
 
     def as_real(self, value: Real | float) -> Real:
         return value if isinstance(value, Real) else Real(self, np.float32(value))

@@ -11,7 +11,7 @@ code. What a kernel may do is what stands here:
     Real, Whole, Mask   a float32, an int32, a truth in each lane, with the usual operators; a Python number is the same
                         in every lane; whole numbers wrap around, `>>` shifts zeros in
     Reals, Wholes       rows of them in memory, read and written by index
-    Table               numbers that never change, looked up by an index of each lane's own
+    Table               numbers that never change, looked up by an index of each lane's own; `least` of a list in it
     Block               the bytes of a quantized block in each lane, as little-endian words
     Machine             makes these, and the words that are no operator: loop, sum, fold, keep, select, sqrt,
                         nearest_whole, truncate, half and back
@@ -213,7 +213,7 @@ class Wholes:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Numbers from 0 to 65535 that never change."""
+    """Whole numbers that never change, none below zero."""
 
     machine: Machine
     memory: Raw
@@ -359,6 +359,22 @@ class Machine(ABC):
     @abstractmethod
     def loop(self, start: int, stop: int, unroll: int = 8) -> Iterator[int]:
         """The indices from start to stop. A machine may write the body out `unroll` times in a row."""
+
+    @abstractmethod
+    def least(
+        self,
+        table: Table,
+        first: Whole,
+        last: Whole,
+        given: Sequence[Real],
+        cost: Callable[[Sequence[Real], Whole], Real],
+    ) -> Whole:
+        """Of the entries table[first], ..., table[first + last], in each lane the one that costs least.
+
+        cost(given, entry) must be a sum of what is not below zero. Of equals the first is taken, and the very first if
+        no cost is less than the largest float32. While it is reckoned, the entries of one list take the place of the
+        blocks in the lanes, for lists differ in length: cost may use only what it is given.
+        """
 
     @abstractmethod
     def either(self, when: Mask) -> Iterator[bool]:
