@@ -331,7 +331,7 @@ KINDS = [
 def test_what_is_no_file(tmp_path: Path, make: Callable[[Path], None], code: int, word: str) -> None:
     """Nothing waits for a writer, reads a device or calls itself at fault; whatever the command."""
     hostile.usual()
-    open_to_all(tmp_path)
+    hostile.open_to_all(tmp_path)
     path = tmp_path / "in" / "model.gguf"
     make(path)
     status, target = path.lstat(), tmp_path / "out" / "x"
@@ -351,17 +351,11 @@ def test_what_is_no_file(tmp_path: Path, make: Callable[[Path], None], code: int
             hostile.judge(ran, ran.code, "model.gguf")
             assert ran.code in (code, 2, 66, 74), ran
         assert not target.exists()
-    assert path.lstat() == status or make is Path.mkdir
-
-
-def open_to_all(base: Path) -> None:
-    """Let another user read and write below a folder of pytest's."""
-    for folder in (base, base / "in", base / "out", base / "streams"):
-        folder.mkdir(exist_ok=True)
-        folder.chmod(0o777)
-    for folder in base.parents:
-        if folder.stat().st_uid == os.getuid() and folder.name.startswith("pytest-"):
-            folder.chmod(folder.stat().st_mode | 0o055)
+    now = path.lstat()  # but for the time of access
+    same = (now.st_mode, now.st_ino, now.st_mtime_ns, now.st_size) == (
+        status.st_mode, status.st_ino, status.st_mtime_ns, status.st_size,
+    )  # fmt: skip
+    assert same or make is Path.mkdir
 
 
 NAMES = ["new\nline.gguf", "steers\x1b[2J.gguf", "bytes\udcff.gguf", "-o.gguf", "bidi\u202e.gguf", "a b.gguf"]

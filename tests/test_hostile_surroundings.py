@@ -125,13 +125,8 @@ def test_a_folder_for_the_result_that_is_taken(tmp_path: Path) -> None:
 
 def test_a_folder_that_may_not_be_written(tmp_path: Path, model: Path) -> None:
     hostile.usual()
-    for folder, mode in ((tmp_path / "streams", 0o777), (tmp_path / "locked", 0o555)):
-        folder.mkdir(exist_ok=True)
-        folder.chmod(mode)
-    for folder in tmp_path.parents:
-        if folder.stat().st_uid == os.getuid() and folder.name.startswith("pytest-"):
-            folder.chmod(folder.stat().st_mode | 0o055)
-    tmp_path.chmod(0o755)
+    hostile.open_to_all(tmp_path)
+    (tmp_path / "locked").mkdir(mode=0o555)
     hostile.judge(convert(tmp_path, model, tmp_path / "locked" / "o.gguf", nobody=True), 73, "Permission denied")
     hostile.judge(convert(tmp_path, model, tmp_path / "locked" / "new" / "o.gguf", nobody=True), 73, "locked")
     assert list((tmp_path / "locked").iterdir()) == []

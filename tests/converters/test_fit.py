@@ -37,7 +37,7 @@ def test_the_best_that_fits_with_its_cache(smollm2_gguf: Path) -> None:
         assert fit.choose(checkpoint, best.needs - 1, 4096).mix == "q4_k_s"
         assert fit.choose(checkpoint, 200_000_000, 256).mix == "q8_0"  # less to remember, more for the weights
         with pytest.raises(
-            RefusedError, match=r"nothing fits into 1000 bytes with 16 tokens; q2_k, the smallest, needs"
+            RefusedError, match=r"nothing fits into 1000 bytes with 16 tokens; q3_k_s, the smallest, needs"
         ):
             fit.choose(checkpoint, 1000, 16)
 

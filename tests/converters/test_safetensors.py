@@ -253,9 +253,9 @@ def test_many_tensors_are_read_in_seconds(tmp_path: Path) -> None:
     n = 100_000
     head, _ = safetensors.head([TensorInfo(f"model.layers.{i}.weight", dtypes.U8, (1,)) for i in range(n)], {})
     path = written(tmp_path, head + bytes(n))
-    start = time.perf_counter()
+    start = time.process_time()
     assert len(read(path).tensors) == n
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
 
 
 def test_a_head_refuses_what_safetensors_has_no_name_for() -> None:

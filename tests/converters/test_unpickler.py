@@ -172,10 +172,10 @@ EXHAUSTING = [
 
 @pytest.mark.parametrize("data", [case[1] for case in EXHAUSTING], ids=[case[0] for case in EXHAUSTING])
 def test_a_pickle_that_would_exhaust_us_is_stopped_soon(data: bytes) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(MalformedError):
         load(data)
-    assert time.perf_counter() - start < 6  # about 1 on a machine of its own
+    assert time.process_time() - start < 6  # about 1 on a machine of its own
 
 
 def test_values_nested_a_hundred_thousand_deep_come_and_go() -> None:

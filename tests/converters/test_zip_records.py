@@ -211,13 +211,13 @@ def test_very_many_records_are_refused_or_read_in_seconds(tmp_path: Path, record
     end64 = b"PK\x06\x06" + struct.pack("<Q2H2L4Q", 44, 45, 45, 0, 0, records, records, len(directory), len(local))
     locator = b"PK\x06\x07" + struct.pack("<LQL", 0, len(local) + len(directory), 1)
     end = b"PK\x05\x06" + struct.pack("<4HLLH", 0, 0, 0xFFFF, 0xFFFF, len(directory), len(local), 0)
-    start = time.perf_counter()
+    start = time.process_time()
     if records > 100_000:
         with pytest.raises(MalformedError, match="at most 100000 records"):
             read(tmp_path, local + directory + end64 + locator + end)
     else:
         assert len(read(tmp_path, local + directory + end64 + locator + end)) == records
-    assert time.perf_counter() - start < 8
+    assert time.process_time() - start < 8
 
 
 def test_a_wrong_crc_is_found_where_the_record_is_read(tmp_path: Path) -> None:

@@ -306,12 +306,12 @@ def test_m01_what_is_no_manifest_at_all(row: tuple[str | bytes, str, str], tmp_p
     content, field, line = row
     path = tmp_path / "x.toml"
     path.write_bytes(content.encode() if isinstance(content, str) else content)
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(MalformedManifestError) as caught:
         manifest_file.read(path)
     assert (caught.value.field, str(caught.value.line)) == (field, line)
     assert caught.value.path == path
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
 
 
 def test_m01_a_large_file_is_not_read_whole(tmp_path: Path) -> None:
