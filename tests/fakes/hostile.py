@@ -363,10 +363,6 @@ def _open_checkpoint(path: str) -> None:
         sys.exit(exit_code(error))
 
 
-if __name__ == "__main__":
-    _serve()
-
-
 def open_to_all(base: Path) -> None:
     """Let another user read and write below a folder of pytest's."""
     for folder in (base, base / "in", base / "out", base / "streams"):
@@ -375,3 +371,7 @@ def open_to_all(base: Path) -> None:
     for folder in base.parents:
         if folder.stat().st_uid == os.getuid() and folder.name.startswith(("pytest-", "popen-gw")):  # and xdist's
             folder.chmod(folder.stat().st_mode | 0o055)
+
+
+if __name__ == "__main__":
+    _serve()
