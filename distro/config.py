@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -77,11 +77,29 @@ def _from_environment(env: Mapping[str, str]) -> dict[str, object]:
     return found
 
 
+# What config.toml may say: a judge of each value, and what is allowed, in words.
+_KEYS: Mapping[str, tuple[Callable[[object], bool], str]] = {
+    "home": (lambda value: isinstance(value, str) and value != "", "a path"),
+    "hub_cache": (lambda value: isinstance(value, str) and value != "", "a path"),
+    "hub_endpoint": (
+        lambda value: isinstance(value, str) and value.startswith(("https://", "http://")),
+        "an address that begins with https:// or http://",
+    ),
+    "offline": (lambda value: isinstance(value, bool), "true or false"),
+    "no_color": (lambda value: isinstance(value, bool), "true or false"),
+    "timeout_s": (
+        lambda value: _is_number(value) and 0 < float(str(value)) <= 86_400,
+        "seconds, above 0, at most a day",
+    ),
+    "retries": (lambda value: isinstance(value, int) and _is_number(value) and 0 <= value <= 1000, "0 to 1000"),
+}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def _from_file(path: Path) -> dict[str, object]:
-    kinds: dict[str, type | tuple[type, ...]] = {
-        "home": str, "hub_endpoint": str, "hub_cache": str, "offline": bool,
-        "timeout_s": (int, float), "retries": int, "no_color": bool,
-    }  # fmt: skip
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -91,8 +109,9 @@ def _from_file(path: Path) -> dict[str, object]:
     except ValueError as error:  # no TOML, no UTF-8, or what int() says of a number of many digits
         raise MalformedManifestError(path, "TOML", found=str(error), allowed="a well-formed file") from error
     for key, value in values.items():
-        if key not in kinds:
-            raise MalformedManifestError(path, key, found="an unknown setting", allowed=", ".join(kinds))
-        if not isinstance(value, kinds[key]) or (isinstance(value, bool) and kinds[key] is not bool):
-            raise MalformedManifestError(path, key, found=value, allowed=f"{kinds[key]}")
+        if key not in _KEYS:
+            raise MalformedManifestError(path, key, found="an unknown setting", allowed=", ".join(_KEYS))
+        is_right, allowed = _KEYS[key]
+        if not is_right(value):
+            raise MalformedManifestError(path, key, found=value, allowed=allowed)
     return {key: Path(str(value)) if key in ("home", "hub_cache") else value for key, value in values.items()}

@@ -11,6 +11,7 @@ from torch import Tensor
 from converters.errors import MalformedError
 from distro.errors import UsageError
 from distro.runtime.kv_cache import KVCache
+from distro.runtime.load import available_memory
 from distro.runtime.models import Decoder
 
 
@@ -57,8 +58,19 @@ def generate(
     MalformedError where the weights give logits that are no numbers.
     """
     room = room_for(decoder, prompt, max_tokens)
+    _check_memory(KVCache.n_bytes(decoder.parameters, len(prompt) + room), len(prompt) + room)
     cache = KVCache(decoder.parameters, len(prompt) + room)
     return _follow(decoder, cache, prompt, room, frozenset(stop_ids), sampling, n_tokens)
+
+
+def _check_memory(n_bytes: int, n_positions: int) -> None:
+    """Raise UsageError for a cache that this machine has no memory for, before it is asked for."""
+    available = available_memory()
+    if available is not None and n_bytes > 0.9 * available:
+        raise UsageError(
+            f"max tokens: found {n_positions} positions, whose keys and values take {n_bytes} bytes, "
+            f"allowed what fits into {available} free bytes"
+        )
 
 
 def _follow(

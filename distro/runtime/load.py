@@ -51,11 +51,11 @@ def memory_needed(checkpoint: Checkpoint, n_positions: int) -> Memory:
 
 def fits_in_memory(need: Memory) -> bool:
     """Whether all weights and the cache find room beside what runs here already; True where the system does not say."""
-    available = _available_memory()
+    available = available_memory()
     return available is None or need.loaded + need.cache < 0.9 * available
 
 
-def _available_memory() -> int | None:
+def available_memory() -> int | None:
     """Bytes that can be had without pushing others out, and within what this process may use."""
     total = memory.total_bytes()
     try:

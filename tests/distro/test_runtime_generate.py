@@ -118,3 +118,11 @@ def test_chances_equal_transformers(temperature: float, top_k: int | None, top_p
 def test_a_tiny_temperature_is_greedy(temperature: float) -> None:
     logits = torch.tensor([1.0, 80.0, 79.0, -50.0])
     assert choose(logits, Sampling(temperature), torch.Generator().manual_seed(0)) == 1
+
+
+def test_a_cache_beyond_this_machines_memory_is_refused_before_it_is_asked_for(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("distro.runtime.generate.available_memory", lambda: 1000)
+    with pytest.raises(UsageError, match=r"keys and values take \d+ bytes, allowed what fits into 1000 free bytes"):
+        generate(model, [1, 2, 3], max_tokens=8)

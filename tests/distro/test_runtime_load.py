@@ -43,13 +43,13 @@ def test_memory_is_known_from_the_headers() -> None:
 
 
 def test_fits_compares_with_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load, "_available_memory", lambda: 1000)
+    monkeypatch.setattr(load, "available_memory", lambda: 1000)
     assert fits_in_memory(load.Memory(loaded=800, streamed=0, cache=99))
     assert not fits_in_memory(load.Memory(loaded=800, streamed=0, cache=100))
 
 
 def test_this_machine_says_what_is_free() -> None:
-    available = load._available_memory()
+    available = load.available_memory()
     assert available is not None and 10**7 < available < 10**14
 
 

@@ -145,5 +145,5 @@ def test_a_model_that_does_not_fit_is_read_as_needed(monkeypatch: pytest.MonkeyP
     vocabulary = small_bpe()
     checkpoint = memory_llama.checkpoint(memory_llama.reference(vocab_size=len(vocabulary)), vocabulary)
     assert Model(checkpoint).in_memory
-    monkeypatch.setattr("distro.runtime.load._available_memory", lambda: 10_000)
+    monkeypatch.setattr("distro.runtime.load.available_memory", lambda: 10_000)
     assert not Model(checkpoint).in_memory
