@@ -50,7 +50,9 @@ def torrent(
         console.result_json({"schema": "distro-torrent/1", "path": str(target), **describe(made, offered.label)})
         return
     size, pieces = console.size(made.size), f"pieces of {made.piece_length // 1024} KiB"
-    console.result(f"{shown(str(target))}: {len(made.files)} files, {size}, {pieces}")
+    console.result(
+        f"{shown(str(target))}: {len(made.files)} file{'s' if len(made.files) != 1 else ''}, {size}, {pieces}"
+    )
     for version, infohash in _infohashes(made).items():
         console.result(f"infohash {version}  {infohash}")
     console.result(made.magnet(offered.label))
