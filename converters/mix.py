@@ -26,6 +26,9 @@ from converters.dtypes import (
     IQ3_XXS,
     IQ4_NL,
     IQ4_XS,
+    MXFP4,
+    Q1_0,
+    Q2_0,
     Q2_K,
     Q3_K,
     Q4_0,
@@ -91,6 +94,7 @@ MIXES: Mapping[str, Mix] = {
         Mix("iq3_xxs", 23, IQ3_XXS), Mix("iq3_xs", 22, IQ3_S), Mix("iq3_s", 26, IQ3_S), Mix("iq3_m", 27, IQ3_S),
         Mix("iq4_nl", 25, IQ4_NL), Mix("iq4_xs", 30, IQ4_XS),
         Mix("tq1_0", 36, TQ1_0), Mix("tq2_0", 37, TQ2_0),
+        Mix("mxfp4_moe", 38, MXFP4), Mix("q1_0", 40, Q1_0), Mix("q2_0", 41, Q2_0),
     )
 }  # fmt: skip
 
@@ -100,7 +104,7 @@ _SMALLEST = {"iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq2_m"}
 # Where a row is no whole number of blocks, a type of about the same size whose blocks have 32 weights.
 _FALLBACK: Mapping[DType, DType] = dict.fromkeys(
     (IQ1_S, IQ1_M, IQ2_XXS, IQ2_XS, IQ2_S, IQ3_XXS, IQ3_S, IQ4_XS), IQ4_NL
-) | dict.fromkeys((Q2_K, Q3_K, TQ1_0, TQ2_0), Q4_0) | {Q4_K: Q5_0, Q5_K: Q5_1, Q6_K: Q8_0}  # fmt: skip
+) | dict.fromkeys((Q2_0, Q2_K, Q3_K, TQ1_0, TQ2_0), Q4_0) | {Q4_K: Q5_0, Q5_K: Q5_1, Q6_K: Q8_0}  # fmt: skip
 
 # Small, or too sensitive to be worth it.
 _NEVER = re.compile(
@@ -233,6 +237,8 @@ def _place(name: str, role: str, seen: Counter[str], parameters: HyperParameters
 
 
 def _wanted(role: str, info: TensorInfo, s: Situation, *, is_tied: bool) -> DType:
+    if s.mix == "mxfp4_moe":  # experts, stacked in three dimensions, and nothing else
+        return MXFP4 if len(info.shape) > 2 else Q8_0
     if role == "output" or (role == "token_embd" and is_tied):
         return _output(info, s)
     if role == "token_embd":
@@ -251,7 +257,7 @@ def _output(info: TensorInfo, s: Situation) -> DType:
 _TOKEN_EMBD: Mapping[str, DType] = {
     "iq1_s": Q2_K, "iq1_m": Q2_K, "iq2_xxs": Q2_K, "iq2_xs": Q2_K,
     "iq2_s": IQ3_S, "iq2_m": IQ3_S, "iq3_xxs": IQ3_S,
-    "tq1_0": Q4_K, "tq2_0": Q4_K,
+    "tq1_0": Q4_K, "tq2_0": Q4_K, "q2_0": Q4_K,
 }  # fmt: skip
 
 

@@ -152,3 +152,10 @@ def test_a_recipe_has_one_text_and_one_digest() -> None:
 def test_impossible_recipes_are_refused(target: str, name: str) -> None:
     with pytest.raises(RefusedError):
         Recipe(target, name)
+
+
+def test_mxfp4_is_for_stacked_experts_alone() -> None:
+    experts = TensorInfo("blk.0.ffn_up_exps.weight", dtypes.F16, (4, 64, 256))
+    types = mix.types(mix.named("mxfp4_moe"), [*_infos(256, tied=False), experts], _llama(n_layers=1))
+    assert types["blk.0.ffn_up_exps.weight"] == dtypes.MXFP4
+    assert types["blk.0.ffn_down.weight"] == types["output.weight"] == types["token_embd.weight"] == dtypes.Q8_0
