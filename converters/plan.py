@@ -154,7 +154,8 @@ def _check_types(checkpoint: Checkpoint, chosen: Mix, work: tuple[Work, ...]) ->
             continue
         if not quants.can_decode(stored):
             raise UnsupportedError(checkpoint.path, each.input.info.name, found=f"type {stored}", allowed=_readable())
-        if each.imatrix is None and mix.needs_imatrix(chosen, each.placed.info.name, wanted):
+        nonsense = mix.needs_imatrix(chosen, each.placed.info.name, wanted) or quants.needs_importance(wanted)
+        if each.imatrix is None and nonsense:
             lacking = f"{each.placed.info.name}: {wanted} is nonsense without an importance matrix of this tensor"
             raise RefusedError(f"{lacking}; give one with --imatrix, or take a larger type")
         if not quants.can_encode(wanted):

@@ -14,6 +14,13 @@ from converters.quants import (
     bf16,
     f16,
     f32,
+    iq1_m,
+    iq1_s,
+    iq2_s,
+    iq2_xs,
+    iq2_xxs,
+    iq3_s,
+    iq3_xxs,
     iq4_nl,
     iq4_xs,
     mxfp4,
@@ -41,9 +48,12 @@ KERNELS: tuple[KernelModule, ...] = (
     q8_0, q4_0, q4_1, q5_0, q5_1, q2_k, q3_k, q4_k, q5_k, q6_k, iq4_nl, iq4_xs,
     tq1_0, tq2_0, mxfp4, nvfp4, q1_0, q2_0,
 )  # fmt: skip
+GRID_KERNELS: tuple[KernelModule, ...] = (iq1_s, iq1_m, iq2_xxs, iq2_xs, iq2_s, iq3_xxs, iq3_s)
 CODECS: Mapping[DType, Quant] = MappingProxyType(
-    {quant.DTYPE: quant for quant in (*_PLAIN, *(KernelQuant(module) for module in KERNELS))}
+    {quant.DTYPE: quant for quant in (*_PLAIN, *(KernelQuant(module) for module in (*KERNELS, *GRID_KERNELS)))}
 )
+
+_BY_IMPORTANCE_ALONE = frozenset((iq1_s.DTYPE, iq2_xxs.DTYPE, iq2_xs.DTYPE))
 
 
 def can_decode(dtype: DType) -> bool:
@@ -52,6 +62,11 @@ def can_decode(dtype: DType) -> bool:
 
 def can_encode(dtype: DType) -> bool:
     return dtype in CODECS
+
+
+def needs_importance(dtype: DType) -> bool:
+    """Whether it is so coarse that ggml, and so we, do not search without (ggml_quantize_requires_imatrix)."""
+    return dtype in _BY_IMPORTANCE_ALONE
 
 
 def decode(data: npt.NDArray[np.uint8], dtype: DType) -> npt.NDArray[np.float32]:
@@ -83,7 +98,7 @@ def encode(
     the first weight that is NaN, infinite or too large for the type. F32 keeps every bit. importance: float32, shape
     (n_columns,), finite and not negative, what the search of a quantized type weighs the errors of each column by;
     types that have no search take no notice. Raises KeyError for a type that `can_encode` denies, ValueError for rows
-    that are not whole blocks.
+    that are not whole blocks, and for a type that `needs_importance` and gets none.
     """
     quant = CODECS[dtype]
     n_rows, n_columns = weights.shape

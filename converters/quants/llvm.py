@@ -85,6 +85,9 @@ class LlvmMachine(Machine):
         self.builder.position_at_end(after)
 
     def loop(self, start: int, stop: int, unroll: int = 8) -> Iterator[int]:
+        if isinstance(start, Index):
+            yield from (cast(int, index) for index in self.rounds(start.raw, _I64(stop), 1))
+            return
         n_rounds = (stop - start) // unroll
         whole = start + n_rounds * unroll
         if n_rounds > 1:

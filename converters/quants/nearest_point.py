@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from converters.quants.neighbours import ON_GRID, Neighbours
 from converters.quants.vector import Machine, Real, Table, Whole
 
+LARGEST = float.fromhex("0x1.fffffep127")  # FLT_MAX
+
 Error = Callable[[Machine, Sequence[Real], int, Whole], Real]
 
 

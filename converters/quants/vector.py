@@ -358,7 +358,10 @@ class Machine(ABC):
 
     @abstractmethod
     def loop(self, start: int, stop: int, unroll: int = 8) -> Iterator[int]:
-        """The indices from start to stop. A machine may write the body out `unroll` times in a row."""
+        """The indices from start to stop. A machine may write the body out `unroll` times in a row.
+
+        start may be the index of another loop, which then must be below stop.
+        """
 
     @abstractmethod
     def least(

@@ -28,12 +28,13 @@ from distro.runtime.tokenizer import Tokenizer
 # step): F16 3e-6, BF16 1e-4, Q8_0 0.0018, Q6_K 0.029, Q5_1 0.10, Q5_K 0.11, Q5_0 0.15, IQ4_NL 0.33, IQ4_XS 0.34,
 # NVFP4 0.33, Q4_1 0.38, Q4_K 0.40, Q4_0 0.59, MXFP4 0.92, Q3_K 1.3; tests/distro/test_runtime_check.py measures some of
 # them. So small a model loses most: llama.cpp's tools/perplexity/README.md has 0.0014 for Q8_0 and 0.072 for Q4_0 of
-# Llama 3 8B. In Q2_K and fewer bits it says nothing any more, so that there the limit is what still is speech: rows of
-# q and k in a wrong order cost 3.5.
+# Llama 3 8B. In Q2_K and in the types IQ3 and smaller it says nothing any more (IQ3_S 3.6), so that there the limit is
+# what still is speech: rows of q and k in a wrong order cost 3.5.
 BUDGETS: Mapping[str, float] = MappingProxyType({
     "F32": 1e-6, "F16": 1e-5, "BF16": 3e-4, "Q8_0": 0.004, "Q6_K": 0.06, "Q5_1": 0.25, "Q5_K": 0.25, "Q5_0": 0.3,
     "IQ4_NL": 0.7, "IQ4_XS": 0.7, "Q4_1": 0.8, "Q4_K": 0.8, "Q4_0": 1.2, "NVFP4": 0.7,
     "MXFP4": 1.9, "Q3_K": 2.5, "Q2_K": 3.0, "Q2_0": 3.0, "TQ2_0": 3.0, "TQ1_0": 3.0, "Q1_0": 3.0,
+    "IQ3_S": 3.0, "IQ3_XXS": 3.0, "IQ2_S": 3.0, "IQ2_XS": 3.0, "IQ2_XXS": 3.0, "IQ1_M": 3.0, "IQ1_S": 3.0,
 })  # fmt: skip
 N_POSITIONS = 256  # tokens of TEXT that are compared, at most
 

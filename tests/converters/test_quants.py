@@ -23,7 +23,7 @@ from tests.fakes import ggml
 Floats = npt.NDArray[np.float32]
 
 PLAIN = [dtype for dtype in quants.CODECS if dtype.is_plain]
-BLOCK = [dtype for dtype in quants.CODECS if not dtype.is_plain]
+BLOCK = [module.DTYPE for module in quants.KERNELS]  # those of the grids are in test_quants_grids.py
 WITHOUT_SEARCH = (  # importance changes nothing
     dtypes.Q8_0, dtypes.TQ1_0, dtypes.TQ2_0, dtypes.MXFP4, dtypes.NVFP4, dtypes.Q1_0, dtypes.Q2_0,
 )  # fmt: skip
@@ -445,7 +445,7 @@ def test_a_tile_that_is_not_full_changes_nothing(dtype: DType, n_blocks: int) ->
 # The rows
 
 
-@pytest.mark.parametrize("dtype", quants.CODECS, ids=name)
+@pytest.mark.parametrize("dtype", [*PLAIN, *BLOCK], ids=name)
 def test_rows_do_not_depend_on_how_a_tensor_is_cut(dtype: DType) -> None:
     weights = HARD["a scale for each 32"]
     whole = encode(weights, dtype)
@@ -454,21 +454,21 @@ def test_rows_do_not_depend_on_how_a_tensor_is_cut(dtype: DType) -> None:
     np.testing.assert_array_equal(quants.decode(whole, dtype)[3:5], quants.decode(whole[3:5], dtype))
 
 
-@pytest.mark.parametrize("dtype", quants.CODECS, ids=name)
+@pytest.mark.parametrize("dtype", [*PLAIN, *BLOCK], ids=name)
 def test_no_rows_are_no_bytes(dtype: DType) -> None:
     nothing = encode(np.empty((0, 512), np.float32), dtype)
     assert nothing.shape == (0, dtype.row_bytes(512))
     assert quants.decode(nothing, dtype).shape == (0, 512)
 
 
-@pytest.mark.parametrize("dtype", quants.CODECS, ids=name)
+@pytest.mark.parametrize("dtype", [*PLAIN, *BLOCK], ids=name)
 def test_rows_out_of_a_larger_array_are_read_where_they_lie(dtype: DType) -> None:
     weights = HARD["normal"]
     np.testing.assert_array_equal(encode(weights[:, 256:], dtype), encode(weights[:, 256:].copy(), dtype))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize("dtype", [dtype for dtype in quants.CODECS if dtype != dtypes.F32], ids=name)
+@pytest.mark.parametrize("dtype", [dtype for dtype in [*PLAIN, *BLOCK] if dtype != dtypes.F32], ids=name)
 def test_a_weight_that_is_no_number_is_refused_with_its_place(dtype: DType, value: float) -> None:
     weights = np.ones((2, 256), np.float32)
     weights[1, 3] = value
@@ -500,4 +500,6 @@ def test_the_table_knows_what_it_can_do() -> None:
     assert quants.can_decode(dtypes.BF16)
     assert quants.can_encode(dtypes.Q4_1)
     assert not quants.can_decode(dtypes.I32)
-    assert not quants.can_encode(dtypes.IQ1_S)
+    assert not quants.can_encode(dtypes.I32)
+    assert quants.needs_importance(dtypes.IQ1_S)
+    assert not quants.needs_importance(dtypes.IQ1_M)
