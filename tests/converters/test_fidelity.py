@@ -12,7 +12,8 @@ from converters.tensors import ComputedTensor, TensorInfo
 
 
 def _tensor(weights: np.ndarray, dtype: DType) -> ComputedTensor:
-    rows = quants.encode(weights.astype(np.float32), dtype, tensor="w", first_index=0)
+    even = np.ones(weights.shape[1], np.float32) if quants.needs_importance(dtype) else None
+    rows = quants.encode(weights.astype(np.float32), dtype, tensor="w", first_index=0, importance=even)
     return ComputedTensor(TensorInfo("w", dtype, weights.shape), "a test", rows)
 
 
