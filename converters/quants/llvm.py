@@ -453,9 +453,9 @@ class Target:
     def can_run_kernels(self) -> bool:
         return all(f"+{feature}" in self.features.split(",") for feature in _NEEDED_FEATURES)
 
-    def key(self, code: str) -> str:
-        """SHA-256 of all that machine code depends on."""
-        parts = (code, self.cpu, self.features, ".".join(map(str, binding.llvm_version_info)), llvmlite.__version__)
+    def key(self, kernel: str) -> str:
+        """SHA-256 of all that machine code depends on. kernel: whatever decides the code that is compiled."""
+        parts = (kernel, self.cpu, self.features, ".".join(map(str, binding.llvm_version_info)), llvmlite.__version__)
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
     def compile(self, code: str) -> bytes:

@@ -38,14 +38,31 @@ def test_a_compiled_kernel_is_kept_for_the_user_alone(cache: ObjectCache) -> Non
     assert re.fullmatch("[0-9a-f]{64}[.]o", file.name)
 
 
-def test_a_kept_kernel_is_not_compiled_again(cache: ObjectCache, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kept_kernel_is_neither_written_nor_compiled_again(
+    cache: ObjectCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
     expected = KernelQuant(q8_0).quantize_blocks(some_weights())
 
-    def compile_again(self: llvm.Target, code: str) -> bytes:
-        raise AssertionError("compiled again")
+    def again(*arguments: object, **options: object) -> bytes:
+        raise AssertionError("made again")
 
-    monkeypatch.setattr(llvm.Target, "compile", compile_again)
+    monkeypatch.setattr(llvm.Target, "compile", again)
+    monkeypatch.setattr(llvm, "write_quantizer", again)
     np.testing.assert_array_equal(KernelQuant(q8_0).quantize_blocks(some_weights()), expected)
+
+
+def test_another_text_of_the_package_is_another_kernel(cache: ObjectCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = KernelQuant(q8_0).quantize_blocks(some_weights())
+    for text in ("changed", None):  # None: there is no text, as in a zip; then the code itself decides
+        monkeypatch.setattr(kernel, "_sources", lambda text=text: text)
+        np.testing.assert_array_equal(KernelQuant(q8_0).quantize_blocks(some_weights()), expected)
+    assert len(list(cache.folder.iterdir())) == 3
+
+
+def test_the_text_of_the_package_is_that_of_its_modules() -> None:
+    text = kernel._sources()
+    assert text is not None
+    assert re.fullmatch("[0-9a-f]{64}", text)
 
 
 @pytest.mark.parametrize("damage", ["a byte changed", "cut short", "empty"])
