@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -45,26 +46,24 @@ class InputFile:
     def read(self, offset: int, n_bytes: int, field: str) -> bytes:
         """So many bytes from an offset; MalformedError naming `field` where the file has fewer."""
         self._check_bounds(offset, n_bytes, field)
-        data = os.pread(self._descriptor, n_bytes, offset)
-        while len(data) < n_bytes:
-            more = os.pread(self._descriptor, n_bytes - len(data), offset + len(data))
-            if not more:
-                raise ChangedError(self.path, "it became shorter")
-            data += more
-        return data
+        data = bytearray(n_bytes)
+        self._fill(memoryview(data), offset)
+        return bytes(data)
 
     def read_array(self, offset: int, n_bytes: int, field: str) -> npt.NDArray[np.uint8]:
         """The same as a writable array of bytes, without a second copy."""
         self._check_bounds(offset, n_bytes, field)
         array = np.empty(n_bytes, np.uint8)
-        view = array.data
-        done = 0
-        while done < n_bytes:
-            count = os.preadv(self._descriptor, [view[done:]], offset + done)
+        self._fill(array.data, offset)
+        return array
+
+    def _fill(self, view: memoryview, offset: int) -> None:
+        """Bytes from an offset on until the view is full; the one place that reads."""
+        while view:
+            count = os.preadv(self._descriptor, [view], offset)
             if count == 0:
                 raise ChangedError(self.path, "it became shorter")
-            done += count
-        return array
+            view, offset = view[count:], offset + count
 
     def _check_bounds(self, offset: int, n_bytes: int, field: str) -> None:
         if offset < 0 or n_bytes < 0 or offset + n_bytes > self.size:
@@ -94,3 +93,7 @@ class InputFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+# How weights are opened: as files of this machine, or by something that brings them here when they are read.
+Opener = Callable[[Path], InputFile]

@@ -8,13 +8,15 @@ from converters.checkpoint import Checkpoint
 from converters.errors import MissingError, UnsupportedError
 from converters.formats import gguf, huggingface, signatures
 from converters.formats.base import Format
-from converters.input_file import InputFile
+from converters.input_file import InputFile, Opener
 
 FORMATS: tuple[Format, ...] = (gguf, huggingface)
 
 
-def open_checkpoint(path: Path) -> Checkpoint:
+def open_checkpoint(path: Path, *, opener: Opener = InputFile) -> Checkpoint:
     """The model at a path, a file or a folder; weights stay on disk, and files open until it is closed.
+
+    opener: opens each file that holds weights.
 
     Raises MissingError where nothing is, UnsupportedError that says what is there where no format knows it, and
     whatever the format finds wrong.
@@ -23,7 +25,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
         raise MissingError(path, "a checkpoint to read was expected here")
     for known in FORMATS:
         if known.sniff(path):
-            return known.open_checkpoint(path)
+            return known.open_checkpoint(path, opener=opener)
     if path.is_dir():
         raise MissingError(path / "config.json", "a folder of Hugging Face's has one")
     with InputFile(path) as file:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from converters.checkpoint import Checkpoint
+from converters.input_file import InputFile, Opener
 
 
 class Format(Protocol):
@@ -21,6 +22,9 @@ class Format(Protocol):
         """Whether this path (a file or a folder) looks like this format; never raises for odd content."""
         ...
 
-    def open_checkpoint(self, path: Path) -> Checkpoint:
-        """Headers, hyper-parameters and vocabulary read and judged; weights stay on disk."""
+    def open_checkpoint(self, path: Path, *, opener: Opener = InputFile) -> Checkpoint:
+        """Headers, hyper-parameters and vocabulary read and judged; weights stay where they are.
+
+        opener: opens each file that holds weights.
+        """
         ...

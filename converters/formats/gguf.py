@@ -20,7 +20,7 @@ from converters.fields import Fields
 from converters.formats import signatures
 from converters.formats.gguf_header import ALIGNMENT, Header, pack_header, padded, read_header
 from converters.hyperparameters import HyperParameters
-from converters.input_file import InputFile
+from converters.input_file import InputFile, Opener
 from converters.layout import OutputFile, PlacedTensor
 from converters.tensors import StoredTensor, Tensor, TensorInfo
 from converters.tokenizers.gguf_keys import vocabulary_from_gguf, vocabulary_to_gguf
@@ -45,14 +45,14 @@ def sniff(path: Path) -> bool:
         return False
 
 
-def open_checkpoint(path: Path, *, allow_trailing: bool = False) -> Checkpoint:
+def open_checkpoint(path: Path, *, opener: Opener = InputFile, allow_trailing: bool = False) -> Checkpoint:
     """A model in one GGUF file: header, hyper-parameters and vocabulary read and judged, weights left where they are.
 
     allow_trailing: bytes after the last tensor are left alone instead of refused. Raises MalformedError naming the
     key or tensor, UnsupportedError for GGUF files that are no whole model or of an architecture that we do not know.
     """
     with ExitStack() as stack:
-        file = stack.enter_context(InputFile(path))
+        file = stack.enter_context(opener(path))
         checkpoint = _checkpoint(file, read_header(file, allow_trailing=allow_trailing))
         checkpoint.check_unchanged()
         stack.pop_all()

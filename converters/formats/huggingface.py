@@ -30,7 +30,7 @@ from converters.fields import Fields
 from converters.folder import inside, is_file_name
 from converters.formats import pytorch, safetensors
 from converters.hyperparameters import HyperParameters
-from converters.input_file import InputFile
+from converters.input_file import InputFile, Opener
 from converters.layout import OutputFile, PlacedTensor
 from converters.tensors import RenamedTensor, ReorderedTensor, StoredTensor, Tensor, TensorInfo
 from converters.tokenizers.huggingface import read_vocabulary, vocabulary_files
@@ -77,7 +77,7 @@ def sniff(path: Path) -> bool:
     return safetensors.sniff(path) or pytorch.sniff(path)
 
 
-def open_checkpoint(path: Path) -> Checkpoint:
+def open_checkpoint(path: Path, *, opener: Opener = InputFile) -> Checkpoint:
     """The model in a folder, or the one whose weights are this file.
 
     Every shard is judged before anything else, so that one that names code is called so whatever it lies beside.
@@ -89,7 +89,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     _check_links(folder)
     with ExitStack() as stack:
         weights = _find_weights(folder) if path.is_dir() else _Weights(_format_of(path), (path.name,))
-        found, files = _read_shards(stack, folder, weights)
+        found, files = _read_shards(stack, opener, folder, weights)
         config = _config_of(folder, path.name)
         architecture = _architecture(config)
         parameters = architecture.from_config(config)
@@ -224,13 +224,13 @@ def _pointer(key: str) -> str:
 
 
 def _read_shards(
-    stack: ExitStack, folder: Path, weights: _Weights
+    stack: ExitStack, opener: Opener, folder: Path, weights: _Weights
 ) -> tuple[dict[str, StoredTensor], tuple[InputFile, ...]]:
     """All tensors by the names in the files; each must be in the one shard that the index says."""
     tensors: dict[str, StoredTensor] = {}
     files = []
     for shard in weights.shards:
-        file = stack.enter_context(InputFile(inside(folder, shard)))
+        file = stack.enter_context(opener(inside(folder, shard)))
         files.append(file)
         if weights.format == "safetensors":
             part: Mapping[str, StoredTensor] = safetensors.read_header(file).tensors
