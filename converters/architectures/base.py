@@ -36,6 +36,10 @@ class Architecture(Protocol):
         """Every tensor that this shape can have: GGUF name to Hugging Face name."""
         ...
 
+    def meta_names(self, parameters: HyperParameters) -> Mapping[str, str]:
+        """Every tensor that this shape can have: GGUF name to the name in Meta's releases and in GGML files."""
+        ...
+
     def shapes(self, parameters: HyperParameters) -> Mapping[str, tuple[int, ...]]:
         """The shape that each tensor must have, by GGUF name, row-major."""
         ...

@@ -43,6 +43,17 @@ _OF_A_LAYER = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+_META_OF_A_LAYER = {
+    "attn_norm": "attention_norm",
+    "attn_q": "attention.wq",
+    "attn_k": "attention.wk",
+    "attn_v": "attention.wv",
+    "attn_output": "attention.wo",
+    "ffn_norm": "ffn_norm",
+    "ffn_gate": "feed_forward.w1",
+    "ffn_up": "feed_forward.w3",
+    "ffn_down": "feed_forward.w2",
+}
 
 
 def from_config(config: Fields) -> HyperParameters:
@@ -228,6 +239,18 @@ def hf_names(parameters: HyperParameters) -> Mapping[str, str]:
     names["output_norm.weight"] = "model.norm.weight"
     if not parameters.tied_embeddings:
         names["output.weight"] = "lm_head.weight"
+    return names
+
+
+def meta_names(parameters: HyperParameters) -> Mapping[str, str]:
+    """GGUF name to the one in Meta's own files (`Transformer` in llama/model.py), in the same order."""
+    names = {"token_embd.weight": "tok_embeddings.weight"}
+    for layer in range(parameters.n_layers):
+        for ours, theirs in _META_OF_A_LAYER.items():
+            names[f"blk.{layer}.{ours}.weight"] = f"layers.{layer}.{theirs}.weight"
+    names["output_norm.weight"] = "norm.weight"
+    if not parameters.tied_embeddings:
+        names["output.weight"] = "output.weight"
     return names
 
 
