@@ -24,7 +24,7 @@ class Checkpoint:
 
     format: "gguf", "safetensors" or "pytorch". architecture: its name in `converters.architectures`. tensors: by GGUF
     name (`blk.0.attn_q.weight`) with rows in GGUF's order, whatever names and order the files have. files: what the
-    tensors lie in, open until `close`.
+    tensors lie in, open until `close`. companions: the other files that were read, such as config.json.
     """
 
     path: Path
@@ -34,6 +34,7 @@ class Checkpoint:
     vocabulary: Vocabulary | None
     tensors: Mapping[str, Tensor]
     files: tuple[InputFile, ...]
+    companions: tuple[Path, ...] = ()
     card: Card = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 

@@ -1,10 +1,19 @@
-"""Carrying out a plan: blocks of rows through the steps, each to its own place in the output."""
+"""Carrying out a plan: blocks of rows through the steps, each to its own place in the output.
+
+Blocks are made in the order in which the inputs hold them, so that inputs are read in one sweep, and are numbered in
+the order of the plan. A journal keeps the digest of each block that is done: the next run makes the others first, then
+looks whether those are still what they were, and so ends in the same bytes.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import threading
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -12,24 +21,77 @@ import numpy.typing as npt
 
 from converters import quants
 from converters.checkpoint import Checkpoint
+from converters.input_file import InputFile
 from converters.plan import Plan, Work
+from converters.running_digest import RunningDigest
 from converters.tensors import TensorInfo
 
-Block = tuple[Work, int, int]  # rows start to stop of one tensor
+DIGEST_BYTES = 16  # of SHA-256, for each block of the journal
+_READ_BYTES = 4 << 20
 
 
 class Output(Protocol):
-    """One file that is being made. Any thread may write any range, in any order."""
+    """One file that is being made. Any thread may write and read any range, in any order."""
 
     def write_at(self, offset: int, data: bytes | memoryview) -> object: ...
+
+    def read_at(self, offset: int, n_bytes: int) -> bytes: ...
 
 
 class Sink(Protocol):
     """Where results go; what happens to them afterwards is its owner's business."""
 
     def create(self, path: str, size: int) -> Output:
-        """A file of that size, all zero, by its path inside the result."""
+        """A file of that size by its path inside the result: all zero, or what an earlier run left."""
         ...
+
+
+class Journal(Protocol):
+    """Which blocks are done. Not believed: a block whose bytes have another digest is made again."""
+
+    @property
+    def done(self) -> Mapping[int, bytes]:
+        """The digests of the blocks that an earlier run made, by number."""
+        ...
+
+    def record(self, number: int, digest: bytes) -> None:
+        """A block was written; called by any thread."""
+        ...
+
+
+class NoJournal:
+    """For what is made in one go."""
+
+    done: Mapping[int, bytes] = {}
+
+    def record(self, number: int, digest: bytes) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class Made:
+    """SHA-256 of everything, taken while it was read and written: inputs and outputs by name."""
+
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Rows start to stop of one tensor. number: its place among all blocks of the plan."""
+
+    number: int
+    work: Work
+    start: int
+    stop: int
+
+    @property
+    def offset_in_file(self) -> int:
+        return self.work.placed.offset_in_file + self.start * self.work.placed.info.row_bytes
+
+    @property
+    def n_bytes(self) -> int:
+        return (self.stop - self.start) * self.work.placed.info.row_bytes
 
 
 def convert(
@@ -38,31 +100,53 @@ def convert(
     sink: Sink,
     *,
     threads: int = 1,
+    journal: Journal | None = None,
+    known: Mapping[str, str] | None = None,
     advance: Callable[[int], None] = lambda n_bytes: None,
-) -> None:
+) -> Made:
     """Make what the plan says.
 
-    threads share one iterator of blocks over all tensors; the bytes do not depend on how many there are. advance is
-    told the output bytes as they are written. Raises UnrepresentableError for a weight that its type cannot hold,
-    ChangedError if an input changed meanwhile; what is in the sink is then of no use.
+    threads share one iterator of blocks over all tensors; the bytes do not depend on how many there are. journal: what
+    an earlier run did, and where this one says what it does. known: SHA-256 of inputs, by name, that need not be taken
+    again. advance is told the output bytes as they are written. Raises UnrepresentableError for a weight that its type
+    cannot hold, ChangedError if an input changed meanwhile; what is in the sink is then of no use.
     """
-    outputs = {file.path: sink.create(file.path, file.size) for file in plan.files}
-    for file in plan.files:
-        outputs[file.path].write_at(0, file.head)
-        advance(len(file.head))
-    blocks = _Shared(_blocks(plan))
-    with ThreadPoolExecutor(threads, thread_name_prefix="convert") as pool:
-        workers = [pool.submit(_work, blocks, outputs, advance) for _ in range(threads)]
-        for worker in workers:
-            worker.result()
+    run = _Run(plan, sink, journal or NoJournal(), advance)
+    inputs = dict(known or {})
+    inputs |= {path.name: _sha256(path) for path in checkpoint.companions if path.name not in inputs}
+    watched = {file.path.name: file for file in checkpoint.files if file.path.name not in inputs}
+    for file in watched.values():
+        file.digest = RunningDigest()
+    if not watched:
+        run.write_heads(inputs)  # first, for then the files are hashed as they are written
+    for finished in (False, True):  # what is finished costs a read alone, and so can wait
+        blocks = _Shared(block for block in blocks_of(plan) if (block.number in run.journal.done) is finished)
+        with ThreadPoolExecutor(threads, thread_name_prefix="convert") as pool:
+            for worker in [pool.submit(run.work, blocks, confirm=finished) for _ in range(threads)]:
+                worker.result()
+    if watched:
+        inputs |= {name: file.finish_digest() for name, file in watched.items()}
+        run.write_heads(inputs)
+    outputs = run.finish()
     checkpoint.check_unchanged()
+    return Made(inputs, outputs)
 
 
-def _blocks(plan: Plan) -> Iterator[Block]:
+def blocks_of(plan: Plan) -> Iterator[Block]:
+    """All blocks of a plan, in the order in which the inputs hold them."""
+    first, numbered = 0, []
     for work in plan.work:
+        numbered.append((work, first))
+        first += -(-work.placed.info.n_rows // work.rows_in_a_block)
+    for work, first in sorted(numbered, key=lambda each: each[0].input.position):
         n_rows, step = work.placed.info.n_rows, work.rows_in_a_block
-        for start in range(0, n_rows, step):
-            yield work, start, min(start + step, n_rows)
+        for index, start in enumerate(range(0, n_rows, step)):
+            yield Block(first + index, work, start, min(start + step, n_rows))
+
+
+def digest_of(data: bytes | memoryview) -> bytes:
+    """What the journal keeps of a block: it tells what was written from what a power cut left."""
+    return hashlib.sha256(data).digest()[:DIGEST_BYTES]
 
 
 class _Shared:
@@ -81,26 +165,86 @@ class _Shared:
             self._stopped = True
 
 
-def _work(blocks: _Shared, outputs: Mapping[str, Output], advance: Callable[[int], None]) -> None:
-    try:
-        while (block := blocks.next()) is not None:
-            work, start, stop = block
-            data = make_rows(work, start, stop)
-            offset = work.placed.offset_in_file + start * work.placed.info.row_bytes
-            outputs[work.file.path].write_at(offset, data.data)
-            advance(data.nbytes)
-    except BaseException:
-        blocks.stop()
-        raise
+class _Run:
+    """One conversion: its outputs, and the digest of each as it grows."""
+
+    def __init__(self, plan: Plan, sink: Sink, journal: Journal, advance: Callable[[int], None]) -> None:
+        self._plan, self.journal, self._advance = plan, journal, advance
+        self._outputs = {file.path: sink.create(file.path, file.size) for file in plan.files}
+        self._digests = {file.path: RunningDigest() for file in plan.files}
+
+    def work(self, blocks: _Shared, *, confirm: bool) -> None:
+        """Make blocks until there are none. confirm: they were made before, look only whether they are as they were."""
+        try:
+            while (block := blocks.next()) is not None:
+                if not (confirm and self._is_there(block)):
+                    self._make(block)
+                self._advance(block.n_bytes)
+        except BaseException:
+            blocks.stop()
+            raise
+
+    def _make(self, block: Block) -> None:
+        data = make_rows(block.work, block.start, block.stop).data.cast("B")
+        path = block.work.file.path
+        self._outputs[path].write_at(block.offset_in_file, data)
+        self.journal.record(block.number, digest_of(data))
+        self._digests[path].feed(block.offset_in_file, data)
+
+    def _is_there(self, block: Block) -> bool:
+        path = block.work.file.path
+        data = self._outputs[path].read_at(block.offset_in_file, block.n_bytes)
+        if digest_of(data) != self.journal.done[block.number]:
+            return False
+        self._digests[path].feed(block.offset_in_file, data)
+        return True
+
+    def write_heads(self, inputs: Mapping[str, str]) -> None:
+        """The first bytes of each file, which may name the inputs by their digests."""
+        for path, head in self._plan.heads(inputs).items():
+            self._put(path, 0, head)
+
+    def finish(self) -> dict[str, str]:
+        """What else is no tensor, checksums last. Gives SHA-256 of each file."""
+        for file in self._plan.files:
+            for offset, data in file.pieces:
+                self._put(file.path, offset, data)
+            for checksum in file.checksums:
+                value = _crc32(self._outputs[file.path], checksum.start, checksum.size).to_bytes(4, "little")
+                for offset in checksum.offsets:
+                    self._put(file.path, offset, value)
+        return {
+            file.path: self._digests[file.path].finish(file.size, self._outputs[file.path].read_at)
+            for file in self._plan.files
+        }
+
+    def _put(self, path: str, offset: int, data: bytes) -> None:
+        self._outputs[path].write_at(offset, data)
+        self._digests[path].feed(offset, data)
+        self._advance(len(data))
+
+
+def _crc32(output: Output, start: int, n_bytes: int) -> int:
+    value = 0
+    for offset in range(start, start + n_bytes, _READ_BYTES):
+        value = zlib.crc32(output.read_at(offset, min(_READ_BYTES, start + n_bytes - offset)), value)
+    return value
+
+
+def _sha256(path: Path) -> str:
+    with InputFile(path) as file:
+        file.digest = RunningDigest()
+        return file.finish_digest()
 
 
 def make_rows(work: Work, start: int, stop: int) -> npt.NDArray[np.uint8]:
     """Rows start to stop of one output tensor, as they are stored: uint8, shape (stop - start, row_bytes)."""
     stored = work.input.read_rows(start, stop)
+    info, first = work.placed.info, work.placed.first_column
     if work.copies:
-        return np.ascontiguousarray(stored)
-    info = work.placed.info
-    weights = quants.decode(stored, work.input.info.dtype)
+        width = info.dtype.block_bytes  # one weight where columns are cut, for only plain types are
+        return np.ascontiguousarray(stored[:, first * width : first * width + info.row_bytes])
+    weights = quants.decode(stored, work.input.info.dtype)[:, first : first + info.n_columns]
     packed = [
         quants.encode(
             weights[first - start : last - start],

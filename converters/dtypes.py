@@ -92,6 +92,16 @@ NVFP4 = DType("NVFP4", 64, 4 + 32, 40)
 Q1_0 = DType("Q1_0", 128, 2 + 16, 41)
 Q2_0 = DType("Q2_0", 64, 2 + 16, 42)
 
+# Blocks of the files before GGUF that ggml reads no more: converters/quants/withdrawn.py. _V1, _V2: as they were until
+# that version of GGJT.
+Q4_0_V1 = DType("Q4_0_V1", 32, 4 + 16)
+Q4_1_V1 = DType("Q4_1_V1", 32, 4 + 4 + 16)
+Q4_2 = DType("Q4_2", 16, 2 + 8)
+Q4_3 = DType("Q4_3", 16, 2 + 2 + 8)
+Q4_0_V2 = DType("Q4_0_V2", 32, 4 + 16)
+Q4_1_V2 = DType("Q4_1_V2", 32, 4 + 4 + 16)
+Q8_0_V2 = DType("Q8_0_V2", 32, 4 + 32)
+
 ALL: tuple[DType, ...] = tuple(value for value in list(globals().values()) if isinstance(value, DType))
 BY_NAME: dict[str, DType] = {dtype.name: dtype for dtype in ALL}
 BY_GGML_ID: dict[int, DType] = {dtype.ggml_id: dtype for dtype in ALL if dtype.ggml_id is not None}

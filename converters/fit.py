@@ -44,7 +44,7 @@ def candidates(checkpoint: Checkpoint, context_length: int, *, has_imatrix: bool
         lacks_imatrix = not has_imatrix and any(mix.needs_imatrix(chosen, *each) for each in types.items())
         if lacks_imatrix or not all(quants.can_encode(dtype) for dtype in types.values()):
             continue
-        files = gguf.lay_out(checkpoint, types, "predicted", file_type=chosen.file_type)
+        files = gguf.lay_out(checkpoint, types, "predicted", chosen.file_type)
         yield Candidate(name, sum(file.size for file in files), cache)
 
 

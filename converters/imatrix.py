@@ -78,6 +78,11 @@ class Imatrix:
     path: Path | None = None
     sha256: str | None = None
 
+    @property
+    def input_name(self) -> str:
+        """What it is called among the inputs of a conversion: with a slash, which no file's name has."""
+        return f"imatrix/{self.path.name if self.path else ''}"
+
     def __contains__(self, name: str) -> bool:
         return name in self.entries
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from converters.errors import ChangedError, MalformedError, MissingError
+from converters.running_digest import RunningDigest
 
 
 class InputFile:
@@ -20,7 +21,11 @@ class InputFile:
 
     Reads use `pread`, so any number of threads may share one InputFile. A file that shrinks, grows or is rewritten
     while it is open raises ChangedError, at the read that comes up short or at `check_unchanged`.
+
+    digest: sees every byte that is read, if somebody wants the file's SHA-256 along the way.
     """
+
+    digest: RunningDigest | None = None
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
@@ -47,15 +52,27 @@ class InputFile:
         """So many bytes from an offset; MalformedError naming `field` where the file has fewer."""
         self._check_bounds(offset, n_bytes, field)
         data = bytearray(n_bytes)
-        self._fill(memoryview(data), offset)
+        self._read_into(memoryview(data), offset)
         return bytes(data)
 
     def read_array(self, offset: int, n_bytes: int, field: str) -> npt.NDArray[np.uint8]:
         """The same as a writable array of bytes, without a second copy."""
         self._check_bounds(offset, n_bytes, field)
         array = np.empty(n_bytes, np.uint8)
-        self._fill(array.data, offset)
+        self._read_into(array.data, offset)
         return array
+
+    def _read_into(self, view: memoryview, offset: int) -> None:
+        self._fill(view, offset)
+        if self.digest is not None:
+            self.digest.feed(offset, view)
+
+    def finish_digest(self) -> str:
+        """SHA-256 of the file: of what was read on the way, and of the rest, which is read now."""
+        if self.digest is None:
+            raise ValueError(f"{self.path}: nobody asked for its digest")
+        digest, self.digest = self.digest, None
+        return digest.finish(self.size, lambda offset, n_bytes: self.read(offset, n_bytes, "file"))
 
     def _fill(self, view: memoryview, offset: int) -> None:
         """Bytes from an offset on until the view is full; the one place that reads."""

@@ -13,12 +13,25 @@ class PlacedTensor:
 
     info: name, type and shape as the file has them. source: the GGUF name of the checkpoint's tensor that fills it.
     row_order: for each row of a group of len(row_order) rows, which row of the source's group it is (None: as is).
+    first_row, first_column: where it begins in the source, once that is in order, if it is a part of it; a part of the
+    columns is for plain types only.
     """
 
     info: TensorInfo
     source: str
     offset_in_file: int
     row_order: tuple[int, ...] | None = None
+    first_row: int = 0
+    first_column: int = 0
+
+
+@dataclass(frozen=True)
+class Checksum:
+    """CRC-32 (zlib's) of a run of the file, which stands in the file itself as a little-endian u32, once or more."""
+
+    start: int
+    size: int
+    offsets: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -26,10 +39,13 @@ class OutputFile:
     """A file of the result.
 
     path: relative to the result's folder. head: its first bytes (header and padding; the whole file where it has no
-    tensors). Bytes between tensors that nobody writes are zero.
+    tensors). pieces: other bytes that are known beforehand, each with its offset. checksums: what is known only when
+    the tensors are there. Bytes between all these that nobody writes are zero.
     """
 
     path: str
     size: int
     head: bytes
     tensors: tuple[PlacedTensor, ...] = ()
+    pieces: tuple[tuple[int, bytes], ...] = ()
+    checksums: tuple[Checksum, ...] = ()

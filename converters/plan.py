@@ -6,19 +6,21 @@ its own range of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 
-from converters import dtypes, mix, quants
+from converters import dtypes, mix, quants, running_digest
 from converters.checkpoint import Checkpoint
 from converters.dtypes import DType
 from converters.errors import RefusedError, UnsupportedError, shown
-from converters.formats import gguf, huggingface
+from converters.formats import gguf, huggingface, meta
 from converters.imatrix import Imatrix
 from converters.layout import OutputFile, PlacedTensor
 from converters.mix import Mix
+from converters.provenance import UNKNOWN, Provenance
 from converters.recipe import Recipe
-from converters.tensors import ReorderedTensor, Tensor, TensorInfo
+from converters.tensors import ReorderedTensor, SlicedTensor, Tensor, TensorInfo
 
 # Weights in one block of rows: large enough that Python's share is small, small enough for a core's cache and for
 # memory to stay a matter of threads and not of models.
@@ -27,7 +29,9 @@ _BLOCK_WEIGHTS = 1 << 18
 
 @dataclass(frozen=True)
 class Work:
-    """One output tensor: where it comes from, where it goes. input has the output's rows in the output's order.
+    """One output tensor: where it comes from, where it goes.
+
+    input: has the output's rows in the output's order; of their columns the output may hold a part.
 
     imatrix: what weighs errors while it is encoded, None where nothing is known of this tensor.
     """
@@ -43,26 +47,40 @@ class Work:
         return self.input.info.dtype == self.placed.info.dtype
 
     @property
+    def takes_columns(self) -> bool:
+        """Whether each row is cut out of a longer one."""
+        return self.input.info.n_columns != self.placed.info.n_columns
+
+    @property
     def steps(self) -> tuple[str, ...]:
         """What happens to each block of rows, in words."""
         order = ("reorder the rows of each head",) if self.placed.row_order else ()
         if self.copies:
-            return (*order, "copy")
-        weighed = "" if self.imatrix is None else " by importance"
+            return (*order, "cut the columns" if self.takes_columns else "copy")
+        weighed = (
+            " by importance" if self.imatrix is not None and quants.uses_importance(self.placed.info.dtype) else ""
+        )
         return (*order, f"decode {self.input.info.dtype}", f"encode {self.placed.info.dtype}{weighed}")
 
     @property
     def rows_in_a_block(self) -> int:
-        return max(1, _BLOCK_WEIGHTS // max(1, self.placed.info.n_columns))
+        """Rows that are made at a time: whole groups where rows change places, so that nothing is read twice."""
+        group = len(self.placed.row_order or (0,))
+        return max(1, _BLOCK_WEIGHTS // max(1, self.input.info.n_columns * group)) * group
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What will be made: files with their heads, and the work that fills them."""
+    """What will be made: files with their heads, and the work that fills them.
+
+    lay_out: the same files again for other provenance, of which only the heads differ. provenance: None for none.
+    """
 
     recipe: Recipe
     files: tuple[OutputFile, ...]
     work: tuple[Work, ...]
+    lay_out: Callable[[Provenance | None], tuple[OutputFile, ...]]
+    provenance: Provenance | None = None
     warnings: tuple[str, ...] = ()
 
     @property
@@ -74,41 +92,50 @@ class Plan:
     def n_weights(self) -> int:
         return sum(work.placed.info.n_weights for work in self.work)
 
+    def heads(self, inputs: Mapping[str, str]) -> dict[str, bytes]:
+        """The first bytes of each file, by its path, once the digests of the inputs are known."""
+        known = self.provenance and replace(self.provenance, inputs=inputs)
+        files = self.lay_out(known)
+        if [file.size for file in files] != [file.size for file in self.files]:
+            raise AssertionError("a head changed its length with the digests in it")
+        return {file.path: file.head for file in files}
+
     def memory_bytes(self, threads: int) -> int:
         """An upper bound of what the blocks under way take, beside the interpreter."""
-        widest = max((work.placed.info.n_columns * work.rows_in_a_block for work in self.work), default=0)
-        return threads * widest * 4 * _COPIES_OF_A_BLOCK
+        widest = max((work.input.info.n_columns * work.rows_in_a_block for work in self.work), default=0)
+        digests = len(self.files) + len({work.input.position[0] for work in self.work})
+        return threads * widest * 4 * _COPIES_OF_A_BLOCK + digests * running_digest.ROOM
 
 
 # Stored bytes, float32 weights, and the arrays of the widest kernel, each at most as large as float32.
 _COPIES_OF_A_BLOCK = 8
 
 
-def make(checkpoint: Checkpoint, recipe: Recipe, name: str, imatrix: Imatrix | None = None) -> Plan:
+def make(
+    checkpoint: Checkpoint, recipe: Recipe, name: str, imatrix: Imatrix | None = None, *, made_by: str | None = None
+) -> Plan:
     """The plan of one conversion.
 
-    name: of the result, used for the one file of a GGUF. imatrix: the importance matrix that the recipe asks for.
+    name: of the result, used for the files of a GGUF. imatrix: the importance matrix that the recipe asks for. made_by:
+    program and version for the provenance that the result carries, None if it is to carry none.
     Raises RefusedError for a tensor that the target has no place for, an importance matrix of another model, a type
     that is nonsense without one; UnsupportedError for a type that we cannot unpack or pack.
     """
     if (recipe.imatrix is None) != (imatrix is None) or (imatrix and recipe.imatrix != imatrix.sha256):
         raise ValueError(f"the recipe asks for the importance matrix {recipe.imatrix}, this is another")
     chosen = mix.named(recipe.mix)
-    if recipe.target == "gguf":
-        infos = (tensor.info for tensor in checkpoint.tensors.values())
-        types = mix.types(
-            chosen, infos, checkpoint.hyperparameters, has_imatrix=imatrix is not None, overrides=recipe.overrides
-        )
-        files = gguf.lay_out(checkpoint, types, f"{name}-{chosen.name.upper()}.gguf", file_type=chosen.file_type)
-    else:
-        files = huggingface.lay_out(checkpoint, chosen.base, max_shard_bytes=recipe.max_shard_bytes)
+    lay_out = _layout(checkpoint, recipe, chosen, name, has_imatrix=imatrix is not None)
+    provenance = None
+    if made_by is not None:
+        unknown = {file.path.name: UNKNOWN for file in checkpoint.files} | {
+            path.name: UNKNOWN for path in checkpoint.companions
+        }
+        if imatrix is not None:
+            unknown[imatrix.input_name] = UNKNOWN
+        provenance = Provenance(made_by, recipe.canonical(), unknown)
+    files = lay_out(provenance)
     work = tuple(
-        Work(
-            _in_order(checkpoint.tensors[placed.source], placed.row_order),
-            placed,
-            file,
-            _weighing(imatrix, placed.info),
-        )
+        Work(_input(checkpoint.tensors[placed.source], placed), placed, file, _weighing(imatrix, placed.info))
         for file in files
         for placed in file.tensors
     )
@@ -117,7 +144,29 @@ def make(checkpoint: Checkpoint, recipe: Recipe, name: str, imatrix: Imatrix | N
         _check_imatrix(checkpoint, imatrix)
     _check_types(checkpoint, chosen, work)
     warnings = (*_warnings(checkpoint.tensors, work), *_imatrix_warnings(imatrix, work))
-    return Plan(recipe, files, work, warnings)
+    return Plan(recipe, files, work, lay_out, provenance, warnings)
+
+
+def _layout(
+    checkpoint: Checkpoint, recipe: Recipe, chosen: Mix, name: str, *, has_imatrix: bool
+) -> Callable[[Provenance | None], tuple[OutputFile, ...]]:
+    """The writer of the recipe's target, waiting for nothing but provenance."""
+    if recipe.target == "gguf":
+        infos = (tensor.info for tensor in checkpoint.tensors.values())
+        parameters = checkpoint.hyperparameters
+        types = mix.types(chosen, infos, parameters, has_imatrix=has_imatrix, overrides=recipe.overrides)
+        return partial(
+            gguf.lay_out,
+            checkpoint,
+            types,
+            f"{name}-{chosen.name.upper()}.gguf",
+            chosen.file_type,
+            recipe.max_shard_bytes,
+            recipe.byte_order or "little",
+        )
+    if recipe.target in ("pth", "mistral"):
+        return partial(meta.lay_out, checkpoint, chosen.base, recipe.target, recipe.n_shards)
+    return partial(huggingface.lay_out, checkpoint, chosen.base, recipe.target, recipe.max_shard_bytes)
 
 
 def _weighing(imatrix: Imatrix | None, info: TensorInfo) -> Imatrix | None:
@@ -125,8 +174,14 @@ def _weighing(imatrix: Imatrix | None, info: TensorInfo) -> Imatrix | None:
     return imatrix if imatrix is not None and info.name in imatrix and not info.dtype.is_plain else None
 
 
-def _in_order(tensor: Tensor, row_order: tuple[int, ...] | None) -> Tensor:
-    return tensor if row_order is None else ReorderedTensor(tensor, row_order)
+def _input(tensor: Tensor, placed: PlacedTensor) -> Tensor:
+    """The source's rows that the output has, in its order."""
+    if placed.row_order is not None:
+        tensor = ReorderedTensor(tensor, placed.row_order)
+    n_rows = placed.info.shape[0] if len(placed.info.shape) > 1 else placed.info.n_rows
+    if len(placed.info.shape) > 1 and n_rows != tensor.info.shape[0]:
+        tensor = SlicedTensor(tensor, placed.first_row, n_rows)
+    return tensor
 
 
 def _check_complete(checkpoint: Checkpoint, recipe: Recipe, work: tuple[Work, ...]) -> None:

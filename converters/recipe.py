@@ -12,24 +12,35 @@ from converters.dtypes import DType
 from converters.errors import RefusedError
 from converters.mix import Overrides, named
 
-TARGETS = ("gguf", "safetensors")
-_DEFAULT_SHARD_BYTES = 5_000_000_000  # what Hugging Face's own tools write
+TARGETS = {
+    "gguf": "one file for llama.cpp and its kin",
+    "safetensors": "a folder of Hugging Face's",
+    "bin": "the same with its weights in PyTorch's files",
+    "pth": "a folder as Meta releases it, consolidated.NN.pth",
+    "mistral": "a folder as Mistral releases it, consolidated.safetensors",
+}
+_SPLIT_BY_SIZE = ("gguf", "safetensors", "bin")
+_MOST_SHARDS = 64
 
 
 @dataclass(frozen=True)
 class Recipe:
     """One conversion.
 
-    target: the format of the result. mix: name in `converters.mix`; a safetensors folder takes f32, f16 or bf16.
-    max_shard_bytes: tensors in one file of a safetensors folder, at most. imatrix: SHA-256 of the importance matrix
-    that weighs the errors of quantized types, None for none. pure, output_type, token_embedding_type, tensor_types:
-    what is wanted otherwise than the mix has it (`converters.mix.Overrides`); types by name, tensor_types as pairs of
-    a regular expression and a type.
+    target: the format of the result, one of `TARGETS`. mix: name in `converters.mix`; all but GGUF take f32, f16 or
+    bf16. max_shard_bytes: of tensors in one file of a GGUF or of a folder of Hugging Face's, at most, None for what the
+    format's own tools do. n_shards: files of a pth folder, over which its matrices are divided. byte_order: of a GGUF,
+    "big" for the machines that have it. imatrix: SHA-256 of the importance matrix that weighs the errors of quantized
+    types. pure, output_type, token_embedding_type, tensor_types: what is wanted otherwise than the mix has it
+    (`converters.mix.Overrides`); types by name, tensor_types as pairs of a regular expression and a type. None
+    everywhere means that it was not asked for.
     """
 
     target: str
     mix: str
-    max_shard_bytes: int = _DEFAULT_SHARD_BYTES
+    max_shard_bytes: int | None = None
+    n_shards: int | None = None
+    byte_order: str | None = None
     imatrix: str | None = None
     pure: bool | None = None
     output_type: str | None = None
@@ -40,15 +51,26 @@ class Recipe:
         if self.target not in TARGETS:
             raise RefusedError(f"{self.target}: no such format to write; there are {', '.join(TARGETS)}")
         chosen = named(self.mix)
-        if self.target == "safetensors" and not chosen.base.is_plain:
-            raise RefusedError(f"{chosen.name}: safetensors folders hold f32, f16 or bf16; use --to gguf")
-        if self.max_shard_bytes < 1:
-            raise RefusedError(f"{self.max_shard_bytes}: a shard holds at least one byte")
+        if self.target != "gguf" and not chosen.base.is_plain:
+            raise RefusedError(f"{chosen.name}: {self.target} folders hold f32, f16 or bf16; use --to gguf")
+        self._check_shards()
         if self.imatrix is not None and chosen.base.is_plain:
             raise RefusedError(f"{chosen.name}: plain numbers are not searched, an importance matrix changes nothing")
         object.__setattr__(self, "mix", chosen.name)
         if self.overrides != Overrides() and chosen.base.is_plain:
             raise RefusedError(f"{chosen.name}: types of single tensors go with a quantized type")
+
+    def _check_shards(self) -> None:
+        if self.max_shard_bytes is not None and self.target not in _SPLIT_BY_SIZE:
+            raise RefusedError(f"{self.target}: only {', '.join(_SPLIT_BY_SIZE)} are split by size")
+        if self.max_shard_bytes is not None and self.max_shard_bytes < 1:
+            raise RefusedError(f"{self.max_shard_bytes}: a shard holds at least one byte")
+        if self.n_shards is not None and self.target != "pth":
+            raise RefusedError(f"{self.target}: only pth is divided into a number of shards")
+        if self.n_shards is not None and not 1 <= self.n_shards <= _MOST_SHARDS:
+            raise RefusedError(f"{self.n_shards}: 1 to {_MOST_SHARDS} shards can be written")
+        if self.byte_order not in (None, "big") or (self.byte_order and self.target != "gguf"):
+            raise RefusedError(f"{self.target}: byte order {self.byte_order}; only gguf can be big, all else is little")
 
     @property
     def overrides(self) -> Overrides:

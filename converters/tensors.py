@@ -55,6 +55,11 @@ class Tensor(Protocol):
         """Where its bytes are, for people: `model.safetensors: lm_head.weight`."""
         ...
 
+    @property
+    def position(self) -> tuple[str, int]:
+        """File and offset at which its bytes begin: tensors that are read in this order are read in one sweep."""
+        ...
+
     def read_rows(self, start: int, stop: int) -> Bytes:
         """Rows start to stop as uint8, shape (stop - start, row_bytes)."""
         ...
@@ -72,6 +77,10 @@ class StoredTensor:
     def origin(self) -> str:
         return f"{self.file.path.name}: {self.info.name}"
 
+    @property
+    def position(self) -> tuple[str, int]:
+        return self.file.path.name, self.offset_in_file
+
     def read_rows(self, start: int, stop: int) -> Bytes:
         row_bytes = self.info.row_bytes
         data = self.file.read_array(self.offset_in_file + start * row_bytes, (stop - start) * row_bytes, self.info.name)
@@ -85,6 +94,10 @@ class ComputedTensor:
     info: TensorInfo
     origin: str
     rows: Bytes
+
+    @property
+    def position(self) -> tuple[str, int]:
+        return "", 0
 
     def read_rows(self, start: int, stop: int) -> Bytes:
         return self.rows[start:stop]
@@ -104,6 +117,10 @@ class RenamedTensor:
     @property
     def origin(self) -> str:
         return self.tensor.origin
+
+    @property
+    def position(self) -> tuple[str, int]:
+        return self.tensor.position
 
     def read_rows(self, start: int, stop: int) -> Bytes:
         return self.tensor.read_rows(start, stop)
@@ -127,9 +144,38 @@ class ReorderedTensor:
     def origin(self) -> str:
         return self.tensor.origin
 
+    @property
+    def position(self) -> tuple[str, int]:
+        return self.tensor.position
+
     def read_rows(self, start: int, stop: int) -> Bytes:
         n = len(self.order)
         first, last = start // n, -(-stop // n)
         groups = self.tensor.read_rows(first * n, last * n).reshape(last - first, n, -1)
         rows = groups[:, np.array(self.order)].reshape((last - first) * n, -1)
         return rows[start - first * n : stop - first * n]
+
+
+@dataclass(frozen=True)
+class SlicedTensor:
+    """Some of the rows of a matrix: n_rows of them from first_row on."""
+
+    tensor: Tensor
+    first_row: int
+    n_rows: int
+
+    @property
+    def info(self) -> TensorInfo:
+        return replace(self.tensor.info, shape=(self.n_rows, *self.tensor.info.shape[1:]))
+
+    @property
+    def origin(self) -> str:
+        return self.tensor.origin
+
+    @property
+    def position(self) -> tuple[str, int]:
+        file, offset = self.tensor.position
+        return file, offset + self.first_row * self.tensor.info.row_bytes
+
+    def read_rows(self, start: int, stop: int) -> Bytes:
+        return self.tensor.read_rows(self.first_row + start, self.first_row + stop)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import shutil
@@ -138,6 +139,17 @@ class Output:
             raise ValueError(f"{self.path}: {len(view)} bytes at {offset} in a file of {self.size}")
         with disk.told(self.path):
             disk.write_all(self._descriptor, view, offset)
+
+    def read_at(self, offset: int, n_bytes: int) -> bytes:
+        """Bytes from an offset, as they are now. Raises StorageError."""
+        with disk.told(self.path):
+            data = b""
+            while len(data) < n_bytes:
+                more = os.pread(self._descriptor, n_bytes - len(data), offset + len(data))
+                if not more:
+                    raise OSError(errno.EIO, "became shorter")
+                data += more
+            return data
 
     def finish(self) -> None:
         os.fchmod(self._descriptor, disk.file_mode())

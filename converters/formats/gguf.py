@@ -22,6 +22,7 @@ from converters.formats.gguf_header import ALIGNMENT, Header, pack_header, padde
 from converters.hyperparameters import HyperParameters
 from converters.input_file import InputFile, Opener
 from converters.layout import OutputFile, PlacedTensor
+from converters.provenance import Provenance
 from converters.tensors import StoredTensor, Tensor, TensorInfo
 from converters.tokenizers.gguf_keys import vocabulary_from_gguf, vocabulary_to_gguf
 from converters.tokenizers.vocabulary import Vocabulary
@@ -137,13 +138,19 @@ def _card(fields: Fields) -> Card:
 
 
 def lay_out(
-    checkpoint: Checkpoint, dtypes: Mapping[str, DType], file_name: str, *, file_type: int
+    checkpoint: Checkpoint,
+    dtypes: Mapping[str, DType],
+    file_name: str,
+    file_type: int,
+    max_shard_bytes: int | None = None,
+    byte_order: str = "little",
+    provenance: Provenance | None = None,
 ) -> tuple[OutputFile, ...]:
     """What the checkpoint will be as GGUF, before any weight is read.
 
     dtypes: the type of each tensor, by GGUF name. file_type: the number of the mix in `general.file_type`
-    (`llama_ftype` in llama.h). Raises RefusedError for a type that GGUF does not have or whose blocks do not divide
-    the tensor's rows.
+    (`llama_ftype` in llama.h). provenance: what the header says of its making. Raises RefusedError for a type that GGUF
+    does not have or whose blocks do not divide the tensor's rows.
     """
     architecture = by_gguf_name(checkpoint.path, checkpoint.architecture)
     infos = [
@@ -155,7 +162,10 @@ def lay_out(
         _check_dtype(info)
         placed.append((info, end))
         end = padded(end + info.n_bytes, ALIGNMENT)
-    head = pack_header(_metadata(checkpoint, architecture, infos, file_type), placed)
+    metadata = _metadata(checkpoint, architecture, infos, file_type)
+    if provenance is not None:
+        metadata |= provenance.keys()
+    head = pack_header(metadata, placed)
     tensors = tuple(PlacedTensor(info, info.name, len(head) + offset) for info, offset in placed)
     return (OutputFile(file_name, len(head) + end, head, tensors),)
 

@@ -32,6 +32,7 @@ from converters.formats import pytorch, safetensors
 from converters.hyperparameters import HyperParameters
 from converters.input_file import InputFile, Opener
 from converters.layout import OutputFile, PlacedTensor
+from converters.provenance import Provenance
 from converters.tensors import RenamedTensor, ReorderedTensor, StoredTensor, Tensor, TensorInfo
 from converters.tokenizers.huggingface import read_vocabulary, vocabulary_files
 from converters.tokenizers.vocabulary import Vocabulary
@@ -41,6 +42,7 @@ NAME = "huggingface"
 _LARGEST_CONFIG = 16 << 20
 _LARGEST_INDEX = 64 << 20
 _MOST_SHARDS = 10_000
+_DEFAULT_SHARD_BYTES = 5_000_000_000  # what Hugging Face's own tools write
 # By format: the one file, the index, the ending of shards. The first that is there is taken.
 _WEIGHTS = {
     "safetensors": ("model.safetensors", "model.safetensors.index.json", ".safetensors"),
@@ -292,11 +294,18 @@ def _check_info(stored: StoredTensor, shape: tuple[int, ...]) -> None:
         raise UnsupportedError(stored.file.path, info.name, found=f"type {info.dtype}", allowed=allowed)
 
 
-def lay_out(checkpoint: Checkpoint, dtype: DType, *, max_shard_bytes: int) -> tuple[OutputFile, ...]:
-    """The folder that transformers opens: config.json, the tokenizer's files, safetensors in one file or in shards.
+def lay_out(
+    checkpoint: Checkpoint,
+    dtype: DType,
+    target: str = "safetensors",
+    max_shard_bytes: int | None = None,
+    provenance: Provenance | None = None,
+) -> tuple[OutputFile, ...]:
+    """The folder that transformers opens: config.json, the tokenizer's files, weights in one file or in shards.
 
-    dtype: of all weights. max_shard_bytes: of weights in a shard; a tensor that is larger has one for itself. The
-    result depends on the checkpoint's content alone. Raises RefusedError for a dtype that safetensors has no place for.
+    dtype: of all weights. target: "safetensors", or "bin" for PyTorch's files. max_shard_bytes: of weights in a shard;
+    a tensor that is larger has one for itself. provenance: what safetensors say of their making. The result depends on
+    the checkpoint's content and on these alone. Raises RefusedError for a dtype that safetensors has no place for.
     """
     if dtype not in _WRITABLE:
         allowed = ", ".join(each.name for each in _WRITABLE)
@@ -308,14 +317,14 @@ def lay_out(checkpoint: Checkpoint, dtype: DType, *, max_shard_bytes: int) -> tu
         texts |= vocabulary_files(vocabulary, context_length=parameters.context_length)
     sources = {theirs: ours for ours, theirs in architecture.hf_names(parameters).items()}
     infos = [TensorInfo(theirs, dtype, checkpoint.tensors[ours].info.shape) for theirs, ours in sources.items()]
-    shards = _split(infos, max_shard_bytes)
+    shards = _split(infos, max_shard_bytes or _DEFAULT_SHARD_BYTES)
     if len(shards) > 1:
         texts["model.safetensors.index.json"] = _json(_index(shards))
     order = halves_from_pairs(parameters.head_dim)
     row_orders = {theirs: order for theirs, ours in sources.items() if architecture.heads_to_reorder(ours, parameters)}
     return (
         *(OutputFile(name, len(text), text) for name, text in texts.items()),
-        *(_shard(name, shard, sources, row_orders) for name, shard in shards.items()),
+        *(_shard(name, shard, sources, row_orders, provenance) for name, shard in shards.items()),
     )
 
 
@@ -352,9 +361,13 @@ def _index(shards: Mapping[str, list[TensorInfo]]) -> dict[str, object]:
 
 
 def _shard(
-    name: str, infos: list[TensorInfo], sources: Mapping[str, str], row_orders: Mapping[str, tuple[int, ...]]
+    name: str,
+    infos: list[TensorInfo],
+    sources: Mapping[str, str],
+    row_orders: Mapping[str, tuple[int, ...]],
+    provenance: Provenance | None,
 ) -> OutputFile:
-    head, offsets = safetensors.head(infos, {"format": "pt"})
+    head, offsets = safetensors.head(infos, {"format": "pt"} | (provenance.keys() if provenance else {}))
     by_name = {info.name: info for info in infos}
     tensors = tuple(
         PlacedTensor(by_name[theirs], sources[theirs], offset, row_orders.get(theirs))

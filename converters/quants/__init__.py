@@ -39,6 +39,7 @@ from converters.quants import (
     q8_0,
     tq1_0,
     tq2_0,
+    withdrawn,
 )
 from converters.quants.base import ImportanceMatrix, KernelModule, Quant
 from converters.quants.kernel import KernelQuant
@@ -50,9 +51,15 @@ KERNELS: tuple[KernelModule, ...] = (
 )  # fmt: skip
 GRID_KERNELS: tuple[KernelModule, ...] = (iq1_s, iq1_m, iq2_xxs, iq2_xs, iq2_s, iq3_xxs, iq3_s)
 CODECS: Mapping[DType, Quant] = MappingProxyType(
-    {quant.DTYPE: quant for quant in (*_PLAIN, *(KernelQuant(module) for module in (*KERNELS, *GRID_KERNELS)))}
+    {
+        quant.DTYPE: quant
+        for quant in (*_PLAIN, *(KernelQuant(module) for module in (*KERNELS, *GRID_KERNELS, *withdrawn.TYPES)))
+    }
 )
 
+# Each weight has its own place, or all of a block have one scale that follows from the largest: nothing is searched.
+_WITHOUT_SEARCH = frozenset(module.DTYPE for module in (q8_0, tq1_0, tq2_0, mxfp4, nvfp4, q1_0, q2_0))
+_WITHDRAWN = frozenset(each.DTYPE for each in withdrawn.TYPES)
 _BY_IMPORTANCE_ALONE = frozenset((iq1_s.DTYPE, iq2_xxs.DTYPE, iq2_xs.DTYPE))
 
 
@@ -61,12 +68,17 @@ def can_decode(dtype: DType) -> bool:
 
 
 def can_encode(dtype: DType) -> bool:
-    return dtype in CODECS
+    return dtype in CODECS and dtype not in _WITHDRAWN
 
 
 def needs_importance(dtype: DType) -> bool:
     """Whether it is so coarse that ggml, and so we, do not search without (ggml_quantize_requires_imatrix)."""
     return dtype in _BY_IMPORTANCE_ALONE
+
+
+def uses_importance(dtype: DType) -> bool:
+    """Whether an importance matrix changes the bytes."""
+    return not dtype.is_plain and dtype not in _WITHOUT_SEARCH
 
 
 def decode(data: npt.NDArray[np.uint8], dtype: DType) -> npt.NDArray[np.float32]:

@@ -1,7 +1,8 @@
 """A vocabulary in GGUF's keys, both ways.
 
 Keys: `Keys.Tokenizer` in gguf-py/gguf/constants.py. What an absent key means: `llama_vocab::impl::load` in llama.cpp's
-src/llama-vocab.cpp. GGUF has places for three tokens that end an answer (eos, eot, eom) and none for more.
+src/llama-vocab.cpp. GGUF has places for three tokens that end an answer (eos, eot, eom) and none for more. The tokens of
+fill-in-the-middle have two keys each; the older one, which every reader knows, is written.
 """
 
 from __future__ import annotations
@@ -13,15 +14,20 @@ import numpy.typing as npt
 
 from converters.errors import UnsupportedError
 from converters.fields import Fields
-from converters.tokenizers.vocabulary import KINDS, TokenKind, Vocabulary, judged, stop_ids
+from converters.tokenizers.vocabulary import KINDS, TokenKind, Vocabulary, fill_in_ids, judged, stop_ids
 
 _PREFIX = "tokenizer.ggml."
 _TEMPLATE = "tokenizer.chat_template"
 _MODELS = {"gpt2": "bpe", "llama": "spm"}
 _ADD_BOS_BY_DEFAULT = ("llama3", "llama-v3", "llama-bpe", "falcon3", "pixtral", "tekken")
 _IDS = {"bos_id": "bos_token_id", "eos_id": "eos_token_id", "unk_id": "unknown_token_id", "pad_id": "padding_token_id"}
+_FILL_IN = {
+    "fim_prefix_id": ("prefix_token_id", "fim_pre_token_id"),
+    "fim_suffix_id": ("suffix_token_id", "fim_suf_token_id"),
+    "fim_middle_id": ("middle_token_id", "fim_mid_token_id"),
+}
 _NAMES = {
-    "tokens": "tokens", "kinds": "token_type", "scores": "scores", "merges": "merges", "stop_ids": "eot_token_id",
+    **{ours: older for ours, (older, _) in _FILL_IN.items()}, "tokens": "tokens", "kinds": "token_type", "scores": "scores", "merges": "merges", "stop_ids": "eot_token_id",
     "add_bos": "add_bos_token", "add_eos": "add_eos_token", **_IDS,
 }  # fmt: skip
 
@@ -45,6 +51,10 @@ def vocabulary_from_gguf(fields: Fields) -> Vocabulary | None:
     defaults = {"bos_id": 1, "eos_id": 2, "unk_id": 0} if model == "spm" and len(tokens) > 2 else {}
     ids = {ours: _token_id(fields, theirs, defaults.get(ours)) for ours, theirs in _IDS.items()}
     ends = [ids["eos_id"], *(_token_id(fields, f"{end}_token_id") for end in ("eot", "eom"))]
+    fill_in = [
+        _token_id(fields, older, _token_id(fields, newer, by_text))
+        for (older, newer), by_text in zip(_FILL_IN.values(), fill_in_ids(tokens), strict=True)
+    ]
     pre_tokenizer = "default" if model == "spm" else fields.string(f"{_PREFIX}pre", default="default")
     add_bos = model == "spm" or pre_tokenizer in _ADD_BOS_BY_DEFAULT
     vocabulary = Vocabulary(
@@ -63,6 +73,9 @@ def vocabulary_from_gguf(fields: Fields) -> Vocabulary | None:
         add_eos=fields.boolean(f"{_PREFIX}add_eos_token", default=False),
         add_space_prefix=fields.boolean(f"{_PREFIX}add_space_prefix", default=model == "spm"),
         chat_template=template,
+        fim_prefix_id=fill_in[0],
+        fim_suffix_id=fill_in[1],
+        fim_middle_id=fill_in[2],
     )
     names = {ours: _PREFIX + theirs for ours, theirs in _NAMES.items()} | {"chat_template": _TEMPLATE}
     return judged(fields.path, vocabulary, names)
@@ -126,7 +139,7 @@ def vocabulary_to_gguf(vocabulary: Vocabulary) -> dict[str, object]:
     keys["token_type"] = cast(npt.NDArray[np.int32], np.array(vocabulary.kinds, np.int32))
     if vocabulary.merges is not None:
         keys["merges"] = list(vocabulary.merges)
-    for ours, theirs in _IDS.items():
+    for ours, theirs in (_IDS | {ours: older for ours, (older, _) in _FILL_IN.items()}).items():
         if (token_id := getattr(vocabulary, ours)) is not None:
             keys[theirs] = token_id
     keys |= _other_ends(vocabulary)

@@ -1,15 +1,20 @@
-"""Two ways to say which neighbours join first: SentencePiece's scores and tokenizers' ranked merges.
+"""Three ways to say which neighbours join first: SentencePiece's scores, tokenizers' ranked merges, tiktoken's ranks.
 
 SentencePiece joins the two neighbours whose joint token has the highest score, the leftmost on a tie. tokenizers joins
 the pair with the lowest rank, the leftmost on a tie. A token of n characters has up to n - 1 pairs; they share one
 score but need n - 1 ranks, so the two agree except where a tie of one score is between overlapping pairs that differ
 (the runs of blanks "▁ ▁▁" and "▁▁ ▁"), or between different tokens of one score.
+
+tiktoken joins the two neighbours whose joint token has the lowest rank, the leftmost on a tie, and ranks are ids. Its
+ranks become merges as the converters of transformers and llama.cpp make them, so that they are the same as in the files
+that Meta and Mistral publish.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from converters.tokenizers.byte_alphabet import to_letters
 from converters.tokenizers.vocabulary import TokenKind, Vocabulary
 
 
@@ -49,3 +54,19 @@ def scores_from_merges(tokens: Sequence[str], kinds: Sequence[TokenKind], merges
     return tuple(
         -float(order[token]) if kind is TokenKind.NORMAL else 0.0 for token, kind in zip(tokens, kinds, strict=True)
     )
+
+
+def merges_from_ranks(ranks: Sequence[bytes]) -> tuple[str, ...]:
+    """Every pair of tokens that makes a third, as "left right" in the byte alphabet: by the rank of what it makes.
+
+    ranks: the tokens in order of rank, each of a bounded length, as the work grows with its square. Pairs that make the
+    same token go by the ranks of their halves (`extract_vocab_merges_from_model`, transformers, convert_slow_tokenizer.py).
+    """
+    order = {token: rank for rank, token in enumerate(ranks)}
+    letters = [to_letters(token) for token in ranks]
+    merges: list[str] = []
+    for token in ranks:
+        halves = ((order.get(token[:cut]), order.get(token[cut:])) for cut in range(1, len(token)))
+        pairs = sorted((left, right) for left, right in halves if left is not None and right is not None)
+        merges += [f"{letters[left]} {letters[right]}" for left, right in pairs]
+    return tuple(merges)

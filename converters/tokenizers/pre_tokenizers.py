@@ -121,6 +121,11 @@ def by_name(name: str) -> PreTokenizer:
     return entry
 
 
+def by_regex(path: Path, field: str, regex: str) -> PreTokenizer:
+    """The way that cuts by this one expression and takes whole pieces first, as tiktoken does. Raises UnsupportedError."""
+    known = {_split(regex_of): entry for entry in TABLE if entry.ignore_merges for regex_of in _regexes(entry)}
+
+
 def recognize(path: Path, pre_tokenizer: object, normalizer: object, *, ignore_merges: bool) -> PreTokenizer:
     """The entry that a tokenizer.json describes, by its structure. Raises UnsupportedError naming the JSON pointer."""
     steps = _canonical_steps(pre_tokenizer, "pretokenizers")

@@ -13,6 +13,13 @@ from converters.errors import MalformedError
 
 LONGEST_TOKEN = 4096  # characters; the longest known are runs of a few hundred spaces
 LONGEST_TEMPLATE = 1 << 20  # characters; the longest known have some twenty thousand
+# How models write the three tokens of fill-in-the-middle: Code Llama first, then those that llama.cpp looks for too.
+_FILL_IN = (
+    ("▁<PRE>", "<|fim_prefix|>", "<fim_prefix>", "<fim-prefix>", "<｜fim▁begin｜>"),
+    ("▁<SUF>", "<|fim_suffix|>", "<fim_suffix>", "<fim-suffix>", "<｜fim▁hole｜>"),
+    ("▁<MID>", "<|fim_middle|>", "<fim_middle>", "<fim-middle>", "<｜fim▁end｜>"),
+)
+_END_OF_FILL_IN = "▁<EOT>"
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 
 
@@ -40,6 +47,7 @@ class Vocabulary:
     and user-defined tokens as the text that they stand for.
     kinds: one for each token. scores: one for each token, spm only. merges: "left right" in order of rank, bpe only.
     *_id: None where there is none. stop_ids: every token that ends an answer, ascending, eos_id among them.
+    fim_*_id: of fill-in-the-middle, where the model is asked for what stands between a prefix and a suffix.
     add_space_prefix: text gets a space in front, spm only. prefix_scheme: "always" gives it to every stretch of text
     between special tokens, whatever it begins with (SentencePiece, llama.cpp); "first" only to the beginning of the
     whole text, and only where no space stands there (tokenizers' Metaspace). GGUF cannot say "first".
@@ -61,6 +69,9 @@ class Vocabulary:
     add_space_prefix: bool = False
     chat_template: str | None = None
     prefix_scheme: str = "always"
+    fim_prefix_id: int | None = None
+    fim_suffix_id: int | None = None
+    fim_middle_id: int | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -78,14 +89,27 @@ def stop_ids(
     """The tokens that end an answer: those given and, where only one is, the end of turn that the template writes.
 
     Files from before `eot_token_id` and `generation_config.json` name one token only, often that of a document's end;
-    without this, their chats would never stop. The texts are those that llama.cpp looks for (llama-vocab.cpp).
+    without this, their chats would never stop. The texts are those that llama.cpp looks for (llama-vocab.cpp). Code
+    Llama ends what it fills in with a token that none of its files names (`text_infilling` in meta-llama/codellama,
+    llama/generation.py).
     """
     found = {token_id for token_id in given if token_id is not None}
     if len(found) <= 1 and chat_template is not None:
         for text in ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>"):
             if text in chat_template and text in tokens and kinds[tokens.index(text)] is TokenKind.CONTROL:
                 found.add(tokens.index(text))
+    if _END_OF_FILL_IN in tokens:
+        found.add(tokens.index(_END_OF_FILL_IN))
     return tuple(sorted(found))
+
+
+def fill_in_ids(tokens: Collection[str]) -> tuple[int | None, int | None, int | None]:
+    """The tokens before prefix, suffix and middle, by their texts, as Meta's own code and llama.cpp find them."""
+    ids = {token: token_id for token_id, token in enumerate(tokens)}
+    prefix, suffix, middle = (
+        next((ids[text] for text in spellings if text in ids), None) for spellings in _FILL_IN
+    )
+    return prefix, suffix, middle
 
 
 def judged(path: Path, vocabulary: Vocabulary, names: Mapping[str, str]) -> Vocabulary:
@@ -124,7 +148,7 @@ def _judge_tokens(path: Path, vocabulary: Vocabulary, names: Mapping[str, str]) 
 
 
 def _judge_ids(path: Path, vocabulary: Vocabulary, names: Mapping[str, str]) -> None:
-    for name in ("bos_id", "eos_id", "unk_id", "pad_id"):
+    for name in ("bos_id", "eos_id", "unk_id", "pad_id", "fim_prefix_id", "fim_suffix_id", "fim_middle_id"):
         token_id = getattr(vocabulary, name)
         if token_id is not None and not 0 <= token_id < len(vocabulary):
             raise MalformedError(path, names[name], found=token_id, allowed=f"a token from 0 to {len(vocabulary) - 1}")

@@ -226,9 +226,12 @@ def test_the_real_model_in_little_memory(smollm2_gguf: Path) -> None:
         def write_at(self, offset: int, data: bytes | memoryview) -> None:
             pass
 
+        def read_at(self, offset: int, n_bytes: int) -> bytes:
+            return bytes(n_bytes)
+
     with open_checkpoint(smollm2_gguf) as checkpoint:
         plan = planning.make(checkpoint, Recipe("gguf", "q8_0"), "smollm2")
-        assert plan.memory_bytes(2) < 32 * 2**20
+        assert plan.memory_bytes(2) < 48 * 2**20
         tracemalloc.start()
         convert(checkpoint, plan, Nowhere(), threads=2)
         peak = tracemalloc.get_traced_memory()[1]

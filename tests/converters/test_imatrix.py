@@ -320,10 +320,10 @@ def weighed(mix: str) -> Recipe:
 
 def test_a_recipe_without_one_keeps_its_digest() -> None:
     plain = Recipe("gguf", "q4_0")
-    assert plain.canonical() == '{"max_shard_bytes":5000000000,"mix":"q4_0","target":"gguf"}'
-    assert plain.sha256 == "a675cd8eca4404731e745308d9b0b31d0c4f4fd481d6b55b2060b3333c37411d"
+    assert plain.canonical() == '{"mix":"q4_0","target":"gguf"}'
+    assert plain.sha256 == "b5bda41c75836b9484ef32d811c183973ba7d39d286c702e3771d90f819f2e1f"
     assert weighed("q4_0").canonical() == (
-        f'{{"imatrix":"{"5e" * 32}","max_shard_bytes":5000000000,"mix":"q4_0","target":"gguf"}}'
+        f'{{"imatrix":"{"5e" * 32}","mix":"q4_0","target":"gguf"}}'
     )
 
 

@@ -143,8 +143,8 @@ def test_names_in_any_case_and_unknown_ones_refused() -> None:
 
 def test_a_recipe_has_one_text_and_one_digest() -> None:
     recipe = Recipe("gguf", "Q8_0")
-    assert recipe.canonical() == '{"max_shard_bytes":5000000000,"mix":"q8_0","target":"gguf"}'
-    assert recipe.sha256 == "5f605279fd67ac12a50ea331512c1a09ca0443461c35e492d1c60319df477887"
+    assert recipe.canonical() == '{"mix":"q8_0","target":"gguf"}'
+    assert recipe.sha256 == "20532d6cd0647d78d25b5e2f1de82766689a21eb9388a71a4e2e521e732d5f7b"
     assert recipe == Recipe("gguf", "q8-0")
 
 

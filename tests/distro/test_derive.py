@@ -53,7 +53,7 @@ def test_a_variant_in_the_store_has_a_receipt_that_tells_how_it_was_made(store: 
     assert receipt is not None
     assert receipt.files["tiny-Q8_0.gguf"].sha256 == _sha256(made.path)
     assert receipt.files["tiny-Q8_0.gguf"].size == made.path.stat().st_size == made.plan.size
-    assert receipt.recipe == {"max_shard_bytes": 5_000_000_000, "mix": "q8_0", "target": "gguf"}
+    assert receipt.recipe == {"mix": "q8_0", "target": "gguf"}
     assert receipt.inputs == {"model.safetensors": _sha256(source / "model.safetensors")}
 
 

@@ -31,6 +31,10 @@ class TensorInMemory:
     data: Bytes
     origin: str = "memory"
 
+    @property
+    def position(self) -> tuple[str, int]:
+        return "", 0
+
     def read_rows(self, start: int, stop: int) -> Bytes:
         return self.data[start:stop]
 

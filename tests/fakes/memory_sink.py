@@ -16,6 +16,9 @@ class MemoryOutput:
         self.data[offset : offset + len(view)] = view
         self.written += len(view)
 
+    def read_at(self, offset: int, n_bytes: int) -> bytes:
+        return bytes(self.data[offset : offset + n_bytes])
+
 
 class MemorySink:
     """Files by path."""

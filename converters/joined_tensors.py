@@ -1,0 +1,70 @@
+"""Matrices that were divided over several files, as one: by their rows, or by their columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from converters.tensors import Bytes, Tensor, TensorInfo
+
+
+@dataclass(frozen=True)
+class StackedTensor:
+    """Parts with the same columns, one below the other. Each part has rows of its own, and there is at least one."""
+
+    parts: tuple[Tensor, ...]
+
+    @property
+    def info(self) -> TensorInfo:
+        n_rows = sum(part.info.shape[0] for part in self.parts)
+        return replace(self.parts[0].info, shape=(n_rows, *self.parts[0].info.shape[1:]))
+
+    @property
+    def origin(self) -> str:
+        return _origin(self.parts)
+
+    @property
+    def position(self) -> tuple[str, int]:
+        return self.parts[0].position
+
+    def read_rows(self, start: int, stop: int) -> Bytes:
+        pieces = list(self._pieces(start, stop))
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+    def _pieces(self, start: int, stop: int) -> Iterator[Bytes]:
+        first = 0
+        for part in self.parts:
+            n_rows = part.info.n_rows
+            low, high = max(start - first, 0), min(stop - first, n_rows)
+            if low < high:
+                yield part.read_rows(low, high)
+            first += n_rows
+
+
+@dataclass(frozen=True)
+class SideBySideTensor:
+    """Parts with the same rows, one beside the other, each a whole number of blocks wide."""
+
+    parts: tuple[Tensor, ...]
+
+    @property
+    def info(self) -> TensorInfo:
+        n_columns = sum(part.info.n_columns for part in self.parts)
+        return replace(self.parts[0].info, shape=(*self.parts[0].info.shape[:-1], n_columns))
+
+    @property
+    def origin(self) -> str:
+        return _origin(self.parts)
+
+    @property
+    def position(self) -> tuple[str, int]:
+        return self.parts[0].position
+
+    def read_rows(self, start: int, stop: int) -> Bytes:
+        return np.concatenate([part.read_rows(start, stop) for part in self.parts], axis=1)
+
+
+def _origin(parts: tuple[Tensor, ...]) -> str:
+    return f"{parts[0].origin} and {len(parts) - 1} more"
