@@ -1,8 +1,8 @@
 """A vocabulary in GGUF's keys, both ways.
 
 Keys: `Keys.Tokenizer` in gguf-py/gguf/constants.py. What an absent key means: `llama_vocab::impl::load` in llama.cpp's
-src/llama-vocab.cpp. GGUF has places for three tokens that end an answer (eos, eot, eom) and none for more. The tokens of
-fill-in-the-middle have two keys each; the older one, which every reader knows, is written.
+src/llama-vocab.cpp. GGUF has places for three tokens that end an answer (eos, eot, eom) and none for more. The tokens
+of fill-in-the-middle have two keys each; the older one, which every reader knows, is written.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ _FILL_IN = {
     "fim_middle_id": ("middle_token_id", "fim_mid_token_id"),
 }
 _NAMES = {
-    **{ours: older for ours, (older, _) in _FILL_IN.items()}, "tokens": "tokens", "kinds": "token_type", "scores": "scores", "merges": "merges", "stop_ids": "eot_token_id",
+    "tokens": "tokens", "kinds": "token_type", "scores": "scores", "merges": "merges", "stop_ids": "eot_token_id",
     "add_bos": "add_bos_token", "add_eos": "add_eos_token", **_IDS,
+    **{ours: older for ours, (older, _) in _FILL_IN.items()},
 }  # fmt: skip
 
 

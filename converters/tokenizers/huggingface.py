@@ -1,7 +1,7 @@
 """A vocabulary in the files of a Hugging Face folder, both ways.
 
     tokenizer.json           tokens, merges, how text is cut (`converters.tokenizers.tokenizer_json`)
-    tokenizer.model          the same for SentencePiece, with scores (`converters.tokenizers.sentencepiece_model`)
+    tokenizer.model          the same for SentencePiece, with scores (`converters.tokenizers.model_file`)
     tokenizer_config.json    which tokens are special and how; the chat template
     special_tokens_map.json  the same, in older folders alone
     generation_config.json   which tokens end an answer
@@ -14,15 +14,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from converters import json_file
 from converters.errors import MalformedError, UnsupportedError
 from converters.fields import Fields
+from converters.folder import inside
 from converters.input_file import InputFile
-from converters.tokenizers import sentencepiece_model, tokenizer_json
-from converters.tokenizers.vocabulary import LONGEST_TEMPLATE, TokenKind, Vocabulary, judged, stop_ids
+from converters.tokenizers import model_file, sentencepiece_model, tokenizer_json
+from converters.tokenizers.vocabulary import LONGEST_TEMPLATE, TokenKind, Vocabulary, fill_in_ids, judged, stop_ids
 
 LARGEST_TOKENIZER = 128 << 20  # bytes; the largest known have 35 MB
 LARGEST_CONFIG = 16 << 20
@@ -41,25 +42,56 @@ def read_vocabulary(folder: Path, vocab_size: int | None) -> Vocabulary | None:
     Raises MalformedError for broken files, UnsupportedError for tokenizers that we do not know.
     """
     source, vocabulary = _read_tokens(folder, vocab_size)
-    if vocabulary is None:
-        return None
-    config = _optional(folder / "tokenizer_config.json")
-    older = _optional(folder / "special_tokens_map.json")
-    generation = _optional(folder / "generation_config.json")
-    vocabulary = _with_roles(vocabulary, config, older)
+    return None if vocabulary is None else settled(source, vocabulary, read_settings(folder))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the small files of a folder say of its tokens; nothing, where they are not there."""
+
+    config: Fields
+    older: Fields
+    generation: Fields
+    chat_template: str | None
+
+
+def read_settings(folder: Path | None) -> Settings:
+    """The settings in a folder's small files. Raises MalformedError, UnsafeError for a link that leaves the folder."""
+    if folder is None:
+        nothing = Fields(Path(), {}, "/")
+        return Settings(nothing, nothing, nothing, None)
+    config = _optional(folder, "tokenizer_config.json")
+    return Settings(
+        config,
+        _optional(folder, "special_tokens_map.json"),
+        _optional(folder, "generation_config.json"),
+        _chat_template(folder, config),
+    )
+
+
+def settled(source: Path, vocabulary: Vocabulary, settings: Settings) -> Vocabulary:
+    """Tokens with the parts that they play: as the settings say, else as the tokens' own file does."""
+    config, generation = settings.config, settings.generation
+    eos_id, own_ends = vocabulary.eos_id, vocabulary.stop_ids
+    vocabulary = _with_roles(vocabulary, config, settings.older)
     for flag, key, token_id in (
         ("add_bos", "add_bos_token", vocabulary.bos_id), ("add_eos", "add_eos_token", vocabulary.eos_id),
     ):  # fmt: skip
         if key in config:
             vocabulary = replace(vocabulary, **{flag: config.boolean(key) and token_id is not None})  # type: ignore[arg-type]
-    template = _chat_template(folder, config)
-    ends = [vocabulary.eos_id, *_generation_ends(generation)]
-    vocabulary = replace(vocabulary, chat_template=template)
-    size = len(vocabulary)
-    for token_id in ends:
-        if token_id is not None and token_id >= size:
-            raise generation.error("eos_token_id", token_id, f"tokens from 0 to {size - 1}")
-    vocabulary = replace(vocabulary, stop_ids=stop_ids(ends, vocabulary.tokens, vocabulary.kinds, template))
+    ends: list[int | None] = _generation_ends(generation, len(vocabulary))
+    if not ends and vocabulary.eos_id == eos_id:
+        ends = [*own_ends]
+    ends.append(vocabulary.eos_id)
+    prefix, suffix, middle = fill_in_ids(vocabulary.tokens)
+    vocabulary = replace(
+        vocabulary,
+        chat_template=settings.chat_template,
+        stop_ids=stop_ids(ends, vocabulary.tokens, vocabulary.kinds, settings.chat_template),
+        fim_prefix_id=prefix,
+        fim_suffix_id=suffix,
+        fim_middle_id=middle,
+    )
     return judged(source, vocabulary, _NAMES)
 
 
@@ -68,25 +100,16 @@ def _read_tokens(folder: Path, vocab_size: int | None) -> tuple[Path, Vocabulary
     fast, slow = folder / "tokenizer.json", folder / "tokenizer.model"
     if fast.exists():
         vocabulary = tokenizer_json.read(fast, json_file.read(fast, max_bytes=LARGEST_TOKENIZER), vocab_size)
-        if vocabulary.model == "spm" and slow.exists() and _is_sentencepiece(slow):
+        if vocabulary.model == "spm" and slow.exists() and model_file.is_sentencepiece(slow):
             vocabulary = _with_scores(slow, vocabulary, sentencepiece_model.read(slow))
         return fast, vocabulary
     if slow.exists():
-        if not _is_sentencepiece(slow):
-            raise UnsupportedError(
-                slow, "file", found="no SentencePiece model", allowed="SentencePiece, or tokenizer.json"
-            )
-        return slow, _grown(folder, sentencepiece_model.read(slow), vocab_size)
+        return slow, grown(slow, model_file.read(slow, vocab_size), vocab_size)
     if (folder / "vocab.json").exists():
         raise UnsupportedError(
             folder / "vocab.json", "file", found="a tokenizer in old files", allowed="tokenizer.json"
         )
     return fast, None
-
-
-def _is_sentencepiece(path: Path) -> bool:
-    with InputFile(path) as file:
-        return sentencepiece_model.sniff(file.read(0, min(file.size, 64), "file"))
 
 
 def _with_scores(path: Path, vocabulary: Vocabulary, model: Vocabulary) -> Vocabulary:
@@ -103,36 +126,36 @@ def _with_scores(path: Path, vocabulary: Vocabulary, model: Vocabulary) -> Vocab
     return replace(vocabulary, tokens=tuple(tokens), kinds=tuple(kinds), scores=tuple(scores))
 
 
-def _grown(folder: Path, model: Vocabulary, vocab_size: int | None) -> Vocabulary:
-    """A SentencePiece model with the tokens that its folder adds, and unused ones up to vocab_size."""
+def grown(path: Path, model: Vocabulary, vocab_size: int | None) -> Vocabulary:
+    """The tokens of a file with those that its folder adds, and unused ones up to vocab_size."""
+    folder = path.parent
     added = _added_tokens(folder)
     size = vocab_size if vocab_size is not None else max([len(model), *(token_id + 1 for token_id in added)])
     if size < len(model) or size > 4 * len(model) + 65536:
-        field = "pieces"
-        raise MalformedError(folder / "tokenizer.model", field, found=len(model), allowed=f"some for {size} rows")
-    tokens, kinds, scores = list(model.tokens), list(model.kinds), list(model.scores or ())
+        raise MalformedError(path, "tokens", found=len(model), allowed=f"some for the embedding's {size} rows")
+    tokens, kinds = list(model.tokens), list(model.kinds)
     for token_id in range(len(model), size):
         tokens.append(tokenizer_json.padding(token_id))
         kinds.append(TokenKind.UNUSED)
-        scores.append(-1000.0)
+    scores = model.scores and (*model.scores, *[-1000.0] * (size - len(model)))
     for token_id, (content, kind) in added.items():
         if token_id >= size:
             field = f"/added_tokens_decoder/{token_id}"
             raise MalformedError(folder / "tokenizer_config.json", field, found=content, allowed=f"ids below {size}")
         if kinds[token_id] is not TokenKind.UNKNOWN:
             tokens[token_id], kinds[token_id] = content, kind
-    legacy = _optional(folder / "tokenizer_config.json").boolean("legacy", default=True)
-    scheme = "always" if legacy else "first"
-    return replace(model, tokens=tuple(tokens), kinds=tuple(kinds), scores=tuple(scores), prefix_scheme=scheme)
+    legacy = _optional(folder, "tokenizer_config.json").boolean("legacy", default=True)
+    scheme = "always" if legacy or model.model == "bpe" else "first"
+    return replace(model, tokens=tuple(tokens), kinds=tuple(kinds), scores=scores, prefix_scheme=scheme)
 
 
 def _added_tokens(folder: Path) -> dict[int, tuple[str, TokenKind]]:
     """The tokens of added_tokens.json and of tokenizer_config.json's `added_tokens_decoder`, by id."""
     found: dict[int, tuple[str, TokenKind]] = {}
-    older = _optional(folder / "added_tokens.json")
+    older = _optional(folder, "added_tokens.json")
     for content in older.values:
         found[older.integer(content, minimum=0)] = (content, TokenKind.USER_DEFINED)
-    decoder = _optional(folder / "tokenizer_config.json").section("added_tokens_decoder")
+    decoder = _optional(folder, "tokenizer_config.json").section("added_tokens_decoder")
     for key in decoder.values if decoder is not None else ():
         entry = decoder.section(key) if decoder is not None else None
         if entry is None or not key.isascii() or not key.isdecimal() or len(key) > 9:
@@ -162,18 +185,25 @@ def _with_roles(vocabulary: Vocabulary, config: Fields, older: Fields) -> Vocabu
     return vocabulary
 
 
-def _generation_ends(generation: Fields) -> list[int | None]:
+def _generation_ends(generation: Fields, n_tokens: int) -> list[int | None]:
     """`eos_token_id` of generation_config.json, which is a number or a list of them."""
     value = generation.values.get("eos_token_id")
     values = value if isinstance(value, list) else [value]
-    if any(item is not None and (isinstance(item, bool) or not isinstance(item, int) or item < 0) for item in values):
-        raise generation.error("eos_token_id", value, "a token's id or a list of them")
-    return list(values)
+    ends: list[int | None] = []
+    for token_id in values:
+        if token_id is None:
+            continue
+        if isinstance(token_id, bool) or not isinstance(token_id, int) or token_id < 0:
+            raise generation.error("eos_token_id", value, "a token's id or a list of them")
+        if token_id >= n_tokens:
+            raise generation.error("eos_token_id", token_id, f"tokens from 0 to {n_tokens - 1}")
+        ends.append(token_id)
+    return ends
 
 
 def _chat_template(folder: Path, config: Fields) -> str | None:
     """chat_template.jinja, or tokenizer_config.json's: text, or a list of named ones, of which "default" counts."""
-    path = folder / "chat_template.jinja"
+    path = inside(folder, "chat_template.jinja")
     if path.exists():
         with InputFile(path) as file:
             if file.size > 4 * LONGEST_TEMPLATE:
@@ -199,8 +229,9 @@ def _chat_template(folder: Path, config: Fields) -> str | None:
     return value
 
 
-def _optional(path: Path) -> Fields:
+def _optional(folder: Path, name: str) -> Fields:
     """A JSON object's fields; none where the file is not there."""
+    path = inside(folder, name)
     return Fields(path, json_file.read(path, max_bytes=LARGEST_CONFIG) if path.exists() else {}, "/")
 
 

@@ -60,7 +60,8 @@ def merges_from_ranks(ranks: Sequence[bytes]) -> tuple[str, ...]:
     """Every pair of tokens that makes a third, as "left right" in the byte alphabet: by the rank of what it makes.
 
     ranks: the tokens in order of rank, each of a bounded length, as the work grows with its square. Pairs that make the
-    same token go by the ranks of their halves (`extract_vocab_merges_from_model`, transformers, convert_slow_tokenizer.py).
+    same token go by the ranks of their halves (`extract_vocab_merges_from_model` in transformers'
+    convert_slow_tokenizer.py).
     """
     order = {token: rank for rank, token in enumerate(ranks)}
     letters = [to_letters(token) for token in ranks]

@@ -122,8 +122,12 @@ def by_name(name: str) -> PreTokenizer:
 
 
 def by_regex(path: Path, field: str, regex: str) -> PreTokenizer:
-    """The way that cuts by this one expression and takes whole pieces first, as tiktoken does. Raises UnsupportedError."""
-    known = {_split(regex_of): entry for entry in TABLE if entry.ignore_merges for regex_of in _regexes(entry)}
+    """The way of tiktoken: one expression that cuts, whole pieces first. Raises UnsupportedError for unknown ones."""
+    ranked = [entry for entry in TABLE if entry.ignore_merges]
+    for entry in ranked:
+        if entry.steps == (_split(regex), _LETTERS):
+            return entry
+    raise UnsupportedError(path, field, found=regex, allowed=f"that of {' or '.join(entry.name for entry in ranked)}")
 
 
 def recognize(path: Path, pre_tokenizer: object, normalizer: object, *, ignore_merges: bool) -> PreTokenizer:

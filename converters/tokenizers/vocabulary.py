@@ -106,9 +106,7 @@ def stop_ids(
 def fill_in_ids(tokens: Collection[str]) -> tuple[int | None, int | None, int | None]:
     """The tokens before prefix, suffix and middle, by their texts, as Meta's own code and llama.cpp find them."""
     ids = {token: token_id for token_id, token in enumerate(tokens)}
-    prefix, suffix, middle = (
-        next((ids[text] for text in spellings if text in ids), None) for spellings in _FILL_IN
-    )
+    prefix, suffix, middle = (next((ids[text] for text in spellings if text in ids), None) for spellings in _FILL_IN)
     return prefix, suffix, middle
 
 

@@ -1,3 +1,4 @@
+import base64
 import json
 import warnings
 from dataclasses import replace
@@ -303,7 +304,15 @@ def test_broken_files_are_named(name, data, text, tmp_path):
         read_vocabulary(tmp_path, 265)
 
 
-def test_llama_3s_tokenizer_model_alone_is_unsupported(tmp_path):
-    (tmp_path / "tokenizer.model").write_bytes(b"IQ== 0\nIg== 1\n")
-    with pytest.raises(UnsupportedError, match="no SentencePiece model"):
-        read_vocabulary(tmp_path, 256)
+def test_a_folder_with_llama_3s_tokenizer_model_alone(tmp_path):
+    ranks = b"".join(b"%b %d\n" % (base64.b64encode(bytes([byte])), byte) for byte in range(256))
+    (tmp_path / "tokenizer.model").write_bytes(ranks)
+    added = {"258": {"content": "<|im_start|>", "special": True}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": added}))
+    vocabulary = read_vocabulary(tmp_path, 512)
+    assert (vocabulary.pre_tokenizer, vocabulary.tokens[256:259]) == (
+        "llama-bpe",
+        ("<|begin_of_text|>", "<|end_of_text|>", "<|im_start|>"),
+    )
+    with pytest.raises(UnsupportedError, match="found 256 for the embedding's 513 rows"):
+        read_vocabulary(tmp_path, 513)
