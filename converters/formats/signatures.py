@@ -35,6 +35,8 @@ COMPRESSED = frozenset({Signature.GZIP, Signature.BZIP2, Signature.XZ, Signature
 _AT_THE_START = {
     b"GGUF": Signature.GGUF, b"FUGG": Signature.GGUF,
     b"lmgg": Signature.GGML, b"fmgg": Signature.GGML, b"tjgg": Signature.GGML, b"algg": Signature.GGML,
+    b"nsgg": Signature.GGML, b"ggml": Signature.GGML, b"ggmf": Signature.GGML, b"ggjt": Signature.GGML,
+    b"ggla": Signature.GGML, b"ggsn": Signature.GGML, b"GGML": Signature.GGML,
     b"PK\x03\x04": Signature.ZIP, b"PK\x05\x06": Signature.ZIP,
     b"\x93NUMPY": Signature.NUMPY,
     b"\x1f\x8b": Signature.GZIP,

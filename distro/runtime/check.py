@@ -34,6 +34,7 @@ BUDGETS: Mapping[str, float] = MappingProxyType({
     "F32": 1e-6, "F16": 1e-5, "BF16": 3e-4, "Q8_0": 0.004, "Q6_K": 0.06, "Q5_1": 0.25, "Q5_K": 0.25, "Q5_0": 0.3,
     "IQ4_NL": 0.7, "IQ4_XS": 0.7, "Q4_1": 0.8, "Q4_K": 0.8, "Q4_0": 1.2, "NVFP4": 0.7,
     "MXFP4": 1.9, "Q3_K": 2.5, "Q2_K": 3.0, "Q2_0": 3.0, "TQ2_0": 3.0, "TQ1_0": 3.0, "Q1_0": 3.0,
+    "Q8_0_V2": 0.004, "Q4_1_V1": 0.8, "Q4_1_V2": 0.8, "Q4_3": 0.8, "Q4_0_V1": 1.2, "Q4_0_V2": 1.2, "Q4_2": 1.2,
     "IQ3_S": 3.0, "IQ3_XXS": 3.0, "IQ2_S": 3.0, "IQ2_XS": 3.0, "IQ2_XXS": 3.0, "IQ1_M": 3.0, "IQ1_S": 3.0,
 })  # fmt: skip
 N_POSITIONS = 256  # tokens of TEXT that are compared, at most

@@ -37,13 +37,22 @@ def test_what_no_format_knows_is_called_by_its_name(tmp_path: Path, data: bytes,
     with pytest.raises(UnsupportedError) as caught:
         open_checkpoint(path)
     assert str(caught.value.found).startswith(found)
-    assert caught.value.allowed == "gguf, huggingface"
+    assert caught.value.allowed == "ggml, gguf, huggingface"
 
 
-def test_what_is_older_than_gguf_gets_advice(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"algg\x01\x00\x00\x00", "found GGLA, an adapter, allowed a whole model"),
+        (b"nsgg\x01\x00\x00\x00", "found GGSN, a saved session, allowed a whole model"),
+        (b"ggjt\x00\x00\x00\x03", "found b'ggjt', allowed b'tjgg'"),
+        (b"tjgg\x04\x00\x00\x00", "version at 4: found 4, allowed version 1 or 2 or 3"),
+    ],
+)
+def test_relatives_of_what_is_older_than_gguf_get_advice(tmp_path: Path, data: bytes, message: str) -> None:
     path = tmp_path / "model.bin"
-    path.write_bytes(b"tjgg\x03\x00\x00\x00")
-    with pytest.raises(UnsupportedError, match=r"found GGJT, .* convert_llama_ggml_to_gguf\.py of llama\.cpp first"):
+    path.write_bytes(data)
+    with pytest.raises(UnsupportedError, match=message):
         open_checkpoint(path)
 
 
