@@ -22,7 +22,7 @@ class InputFile:
     Reads use `pread`, so any number of threads may share one InputFile. A file that shrinks, grows or is rewritten
     while it is open raises ChangedError, at the read that comes up short or at `check_unchanged`.
 
-    digest: sees every byte that is read, if somebody wants the file's SHA-256 along the way.
+    identity: what another file, or this one later, would differ in. digest: sees every byte that is read, if somebody wants the file's SHA-256 along the way.
     """
 
     digest: RunningDigest | None = None
@@ -43,7 +43,7 @@ class InputFile:
             self.close()
             raise self._irregular("a folder" if stat.S_ISDIR(status.st_mode) else "no regular file")
         self.size = status.st_size
-        self._identity = (status.st_size, status.st_mtime_ns, status.st_ino)
+        self.identity = (status.st_size, status.st_mtime_ns, status.st_ino)
 
     def _irregular(self, kind: str) -> MalformedError:
         return MalformedError(self.path, "file", found=kind, allowed="a regular file")
@@ -95,7 +95,7 @@ class InputFile:
     def check_unchanged(self) -> None:
         """Raise ChangedError if the file is no longer the one that was opened."""
         status = os.fstat(self._descriptor)
-        if (status.st_size, status.st_mtime_ns, status.st_ino) != self._identity:
+        if (status.st_size, status.st_mtime_ns, status.st_ino) != self.identity:
             raise ChangedError(self.path, "size or time of modification differ")
 
     def close(self) -> None:

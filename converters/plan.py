@@ -7,7 +7,7 @@ its own range of it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from converters import dtypes, mix, quants, running_digest
@@ -74,6 +74,7 @@ class Plan:
     """What will be made: files with their heads, and the work that fills them.
 
     lay_out: the same files again for other provenance, of which only the heads differ. provenance: None for none.
+    known_inputs: SHA-256 of what was read whole to make the plan: the importance matrix.
     """
 
     recipe: Recipe
@@ -81,6 +82,7 @@ class Plan:
     work: tuple[Work, ...]
     lay_out: Callable[[Provenance | None], tuple[OutputFile, ...]]
     provenance: Provenance | None = None
+    known_inputs: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
     @property
@@ -140,11 +142,13 @@ def make(
         for placed in file.tensors
     )
     _check_complete(checkpoint, recipe, work)
+    known = {}
     if imatrix is not None:
         _check_imatrix(checkpoint, imatrix)
+        known[imatrix.input_name] = imatrix.sha256 or UNKNOWN
     _check_types(checkpoint, chosen, work)
     warnings = (*_warnings(checkpoint.tensors, work), *_imatrix_warnings(imatrix, work))
-    return Plan(recipe, files, work, lay_out, provenance, warnings)
+    return Plan(recipe, files, work, lay_out, provenance, known, warnings)
 
 
 def _layout(

@@ -35,27 +35,38 @@ def convert(
     target: Path | str,
     *,
     to: str = "gguf",
+    imatrix: Path | str | None = None,
+    replace: bool = False,
     check: bool = True,
     threads: int = 0,
     progress: Progress | None = None,
 ) -> Path:
-    """Convert a file or a folder into a file (to="gguf") or a folder (to="safetensors"), and prove the result.
+    """Convert a file or a folder into a file (to="gguf") or a folder (to="safetensors", "bin", "pth", "mistral").
 
-    quant: a type such as "q8_0", "f16". threads: 0 for one on each core. A result that fails its check is not kept.
+    quant: a type such as "q8_0", "f16". imatrix: an importance matrix. replace: whether a result may take the place of
+    what is at target. threads: 0 for one on each core. A result that fails its check is not kept, and one that was
+    interrupted is gone on with by the same call.
     """
+    from converters import imatrix as matrices
+    from converters import plan
+    from converters.formats import open_checkpoint
     from converters.recipe import Recipe
     from distro import derive
     from distro.store import Store
 
-    made = derive.into_path(
-        Store(config.load().home),
-        Path(source),
-        Recipe(to, quant),
-        Path(target),
-        threads=threads or os.cpu_count() or 1,
-        check=check,
-        progress=progress or Silent(),
-    )
+    target, weighing = Path(target), None if imatrix is None else matrices.read(Path(imatrix))
+    recipe = Recipe(to, quant, imatrix=weighing.sha256 if weighing else None)
+    with open_checkpoint(Path(source)) as checkpoint:
+        made = derive.into_path(
+            Store(config.load().home),
+            checkpoint,
+            plan.make(checkpoint, recipe, target.name.removesuffix(".gguf"), weighing, made_by=derive.made_by()),
+            target,
+            threads=threads or os.cpu_count() or 1,
+            check=check,
+            progress=progress or Silent(),
+            replace=replace,
+        )
     return made.path
 
 

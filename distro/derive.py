@@ -1,24 +1,28 @@
-"""One variant made from another: plan, convert, check that it still speaks, put in place.
+"""One variant made from another: convert what a plan says, check that it still speaks, put it in place.
 
-The result appears under its name whole and proven, or not at all.
+The result appears under its name whole and proven, or not at all; what was on the way when the run was killed is gone
+on with by the next run of the same plan.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from converters import convert, plan
+from converters import convert
 from converters.checkpoint import Checkpoint
+from converters.convert import Made
 from converters.errors import RefusedError, shown
 from converters.formats import open_checkpoint
-from converters.imatrix import Imatrix
 from converters.plan import Plan
-from converters.recipe import Recipe
+from distro import disk
 from distro.digest import sha256_of
+from distro.errors import WrongBytesError
 from distro.progress import Progress
 from distro.receipt import Entry, Receipt, now
 from distro.store import Result, Store
@@ -41,125 +45,163 @@ class CheckFailedError(RefusedError):
     """The result does not say what its source says; it was not kept."""
 
 
+def made_by() -> str:
+    """Who we are, for the provenance of a result."""
+    return f"distro {version('weights-distro')}"
+
+
 def into_store(
     store: Store,
-    source: Path,
-    recipe: Recipe,
+    checkpoint: Checkpoint,
+    plan: Plan,
     model: str,
     variant: str,
     *,
     threads: int,
     check: bool,
     progress: Progress,
-    imatrix: Imatrix | None = None,
 ) -> Derived:
-    """Make a variant of a model of the store, receipt and all. imatrix: the importance matrix that the recipe names.
+    """Make a variant of a model of the store, receipt and all.
 
     If it is there already from the same recipe and the same inputs, it is left as it is. Raises CannotCreateError if
-    something else has its name, CheckFailedError, and what `converters` raises.
+    something else has its name, CheckFailedError, WrongBytesError if an input is no longer what its receipt says, and
+    what `converters` raises.
     """
     target = store.folder(model, variant)
-    with open_checkpoint(source) as checkpoint:
-        made = plan.make(checkpoint, recipe, model, imatrix)
-        inputs = _inputs(store, checkpoint, imatrix)
-        if _is_the_same(store.receipt(model, variant), recipe, inputs):
-            return Derived(_path_in(target, made), made, None, made_before=True)
-        with store.result(target) as result:
-            verdict = _fill(checkpoint, made, result, threads=threads, check=check, progress=progress)
-            receipt = Receipt(
-                model=model,
-                variant=variant,
-                format=recipe.target,
-                files=_entries(result, made, f"made here from {source.name}"),
-                recipe=json.loads(recipe.canonical()),
-                inputs=inputs,
-            ).to_bytes()
-            result.create("receipt.json", len(receipt)).write_at(0, receipt)
-            result.publish()
-    return Derived(_path_in(target, made), made, verdict)
-
-
-def _is_the_same(receipt: Receipt | None, recipe: Recipe, inputs: Mapping[str, str]) -> bool:
-    if receipt is None:
-        return False
-    return receipt.recipe == json.loads(recipe.canonical()) and receipt.inputs == inputs
-
-
-def _path_in(folder: Path, made: Plan) -> Path:
-    """What a user opens: the one file of a GGUF, or the folder."""
-    return folder / made.files[0].path if len(made.files) == 1 else folder
+    proven = {**_proven(store, checkpoint), **plan.known_inputs}
+    there = store.receipt(model, variant)
+    if there is not None and _is_of(there, checkpoint, plan, proven):
+        return Derived(_path_in(target, plan), plan, None, made_before=True)
+    _check_space(plan, target)
+    with store.result(target, identity=_identity(checkpoint, plan)) as result:
+        made = _convert(checkpoint, plan, result, proven, threads=threads, progress=progress)
+        verdict = _checked(checkpoint, _path_in(result.path, plan), target) if check else None
+        receipt = Receipt(
+            model=model,
+            variant=variant,
+            format=plan.recipe.target,
+            files=_entries(plan, made, f"made here from {checkpoint.path.name}"),
+            recipe=json.loads(plan.recipe.canonical()),
+            inputs=made.inputs,
+        ).to_bytes()
+        result.create("receipt.json", len(receipt)).write_at(0, receipt)
+        result.publish()
+    return Derived(_path_in(target, plan), plan, verdict)
 
 
 def into_path(
     store: Store,
-    source: Path,
-    recipe: Recipe,
+    checkpoint: Checkpoint,
+    plan: Plan,
     target: Path,
     *,
     threads: int,
     check: bool,
     progress: Progress,
-    imatrix: Imatrix | None = None,
+    replace: bool = False,
 ) -> Derived:
-    """Make a file (GGUF) or a folder (safetensors) at a place of the user's own.
+    """Make a file (a GGUF in one) or a folder (all else) at a place of the user's own.
 
-    Raises RefusedError where the place is one of the inputs, and otherwise as `into_store`.
+    replace: what is at the place now gives way to the result, once that is proven. Raises RefusedError where the place
+    is one of the inputs, and otherwise as `into_store`.
     """
-    with open_checkpoint(source) as checkpoint:
-        made = plan.make(checkpoint, recipe, target.name.removesuffix(".gguf"), imatrix)
-        single_file = recipe.target == "gguf"
-        if single_file and target.is_dir():
-            target = target / made.files[0].path
-        refuse_inputs(checkpoint, target)
-        with store.result(target, single_file=single_file) as result:
-            verdict = _fill(checkpoint, made, result, threads=threads, check=check, progress=progress)
-            result.publish()
-    return Derived(target, made, verdict)
+    single_file = plan.recipe.target == "gguf" and len(plan.files) == 1
+    if single_file and target.is_dir():
+        target = target / plan.files[0].path
+    refuse_inputs(checkpoint, target)
+    _check_space(plan, target)
+    proven = {**_proven(store, checkpoint), **plan.known_inputs}
+    identity = _identity(checkpoint, plan)
+    with store.result(target, single_file=single_file, replace=replace, identity=identity) as result:
+        _convert(checkpoint, plan, result, proven, threads=threads, progress=progress)
+        verdict = None
+        if check:
+            verdict = _checked(checkpoint, result.path if single_file else _path_in(result.path, plan), target)
+        result.publish()
+    return Derived(target, plan, verdict)
 
 
 def refuse_inputs(checkpoint: Checkpoint, target: Path) -> None:
     """Raise RefusedError if writing to target would write over what is being read, by any of its names."""
     if not target.exists():
         return
-    for file in checkpoint.files:
-        if target.samefile(file.path) or target.samefile(file.path.parent):
+    for path in _input_paths(checkpoint):
+        if target.samefile(path) or target.samefile(path.parent):
             raise RefusedError(f"{shown(str(target))}: is the input itself")
 
 
-def _fill(
-    checkpoint: Checkpoint, made: Plan, result: Result, *, threads: int, check: bool, progress: Progress
-) -> Verdict | None:
-    for warning in (*checkpoint.warnings, *made.warnings):
+def _is_of(receipt: Receipt, checkpoint: Checkpoint, plan: Plan, proven: Mapping[str, str]) -> bool:
+    """Whether a receipt is of the same recipe and the same inputs."""
+    if receipt.recipe != json.loads(plan.recipe.canonical()):
+        return False
+    unknown = [path for path in _input_paths(checkpoint) if path.name not in proven]
+    return receipt.inputs == {**proven, **{path.name: sha256_of(path) for path in unknown}}
+
+
+def _input_paths(checkpoint: Checkpoint) -> list[Path]:
+    return [*(file.path for file in checkpoint.files), *checkpoint.companions]
+
+
+def _path_in(folder: Path, plan: Plan) -> Path:
+    """What a user opens: the one file of a GGUF, or the folder."""
+    return folder / plan.files[0].path if len(plan.files) == 1 else folder
+
+
+def _check_space(plan: Plan, target: Path) -> None:
+    disk.check_space(plan.size, target.parent)
+
+
+def _identity(checkpoint: Checkpoint, plan: Plan) -> str:
+    """SHA-256 of what is being made: the plan, and the inputs as far as they are known before they are read."""
+    said = {
+        "made by": made_by(),
+        "recipe": plan.recipe.canonical(),
+        "files": [(file.path, file.size, hashlib.sha256(file.head).hexdigest()) for file in plan.files],
+        "blocks": [work.rows_in_a_block for work in plan.work],
+        "inputs": [(file.path.name, *file.identity) for file in checkpoint.files],
+        "known": plan.known_inputs,
+    }
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+def _convert(
+    checkpoint: Checkpoint, plan: Plan, result: Result, proven: Mapping[str, str], *, threads: int, progress: Progress
+) -> Made:
+    for warning in (*checkpoint.warnings, *plan.warnings):
         progress.say(warning)
-    with progress.bar(f"convert to {made.recipe.mix}", made.size) as bar:
-        convert.convert(checkpoint, made, result, threads=threads, advance=bar.advance)
-    if not check:
-        return None
+    if result.journal and result.journal.done:
+        progress.say(f"going on: {len(result.journal.done)} blocks are done, and are looked at again")
+    with progress.bar(f"convert to {plan.recipe.mix}", plan.size) as bar:
+        made = convert.convert(
+            checkpoint, plan, result, threads=threads, journal=result.journal, known=proven, advance=bar.advance
+        )
+    for name, sha256 in proven.items():
+        if made.inputs.get(name, sha256) != sha256:
+            raise WrongBytesError(checkpoint.path.with_name(name), "sha256", made.inputs[name], sha256)
+    return made
+
+
+def _checked(checkpoint: Checkpoint, path: Path, target: Path) -> Verdict:
+    """The verdict on a result. Raises CheckFailedError where it does not speak as its source does."""
     from distro.runtime.check import compare
 
-    with open_checkpoint(result.path if result.path.is_file() else _path_in(result.path, made)) as converted:
+    with open_checkpoint(path) as converted:
         verdict = compare(checkpoint, converted)
     if not verdict.passed:
-        raise CheckFailedError(f"{shown(str(result.target))}: not kept, {'; '.join(verdict.failures)}")
+        raise CheckFailedError(f"{shown(str(target))}: not kept, {'; '.join(verdict.failures)}")
     return verdict
 
 
-def _entries(result: Result, made: Plan, source: str) -> dict[str, Entry]:
-    return {file.path: Entry(sha256_of(result.path / file.path), file.size, source, now()) for file in made.files}
+def _entries(plan: Plan, made: Made, source: str) -> dict[str, Entry]:
+    return {file.path: Entry(made.outputs[file.path], file.size, source, now()) for file in plan.files}
 
 
-def _inputs(store: Store, checkpoint: Checkpoint, imatrix: Imatrix | None) -> dict[str, str]:
-    """SHA-256 of every file that was read, out of the receipt where the store has one for it."""
-    known: dict[Path, str] = {}
+def _proven(store: Store, checkpoint: Checkpoint) -> dict[str, str]:
+    """SHA-256 of each input that has a receipt in the store, by name."""
+    folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
     for model, variant in store.variants():
-        folder, receipt = store.folder(model, variant), store.receipt(model, variant)
-        if receipt and checkpoint.path.is_relative_to(folder):
-            known = {folder / name: entry.sha256 for name, entry in receipt.files.items()}
-    files = {file.path.name: known.get(file.path) or sha256_of(file.path) for file in checkpoint.files}
-    return files | _imatrix_input(imatrix)
-
-
-def _imatrix_input(imatrix: Imatrix | None) -> dict[str, str]:
-    if imatrix is None or imatrix.path is None or imatrix.sha256 is None:
-        return {}
-    return {f"imatrix/{imatrix.path.name}": imatrix.sha256}  # a slash, which no file's name has
+        if store.folder(model, variant) == folder:
+            receipt = store.receipt(model, variant)
+            names = {path.name for path in _input_paths(checkpoint)}
+            return {name: entry.sha256 for name, entry in (receipt.files if receipt else {}).items() if name in names}
+    return {}

@@ -1,4 +1,8 @@
-"""Something that is made here, a folder or a single file: it appears at its target whole or not at all."""
+"""Something that is made here, a folder or a single file: it appears at its target whole or not at all.
+
+What says what it is (`identity`) is kept when its maker is killed or interrupted, and the next maker of the same takes
+it over with the journal of what is done (distro/journal.py). Everything else that was left is deleted.
+"""
 
 from __future__ import annotations
 
@@ -6,46 +10,78 @@ import errno
 import glob
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from converters.errors import shown
 from distro import disk
-from distro.errors import CannotCreateError
-from distro.owner import CLAIMS, discard
+from distro.errors import CannotCreateError, DiskFullError, SourceError, StorageError
+from distro.journal import Journal
+from distro.owner import CLAIMS, Owner, discard
 from distro.paths import safe_relpath
+
+_JOURNAL = ".journal"
+_PASSING = (DiskFullError, StorageError, SourceError)
+
+
+def _journal_of(path: Path) -> Path:
+    return path.with_name(path.name + _JOURNAL)
 
 
 class Result:
-    """A folder, or a single file, that is being made. Discarded on an error, published by hand.
+    """A folder, or a single file, that is being made. Published by hand; on an error discarded, or kept for later.
 
     path: where it is until then, to be looked at. In single-file mode `create` is called once and its path is not
-    used: the file will have the target's name.
+    used: the file will have the target's name. journal: what is done, for a result with an identity.
     """
 
-    def __init__(self, area: Path, prefix: str, target: Path, single_file: bool, replace: bool) -> None:
+    def __init__(
+        self, area: Path, prefix: str, target: Path, *, single_file: bool, replace: bool, identity: str | None = None
+    ) -> None:
         self.target, self._single_file, self._replace = target, single_file, replace
         self.path = area / f"{prefix}.{CLAIMS.new_suffix()}"
+        self.journal: Journal | None = None
         self._outputs: list[Output] = []
         self._refuse_existing()
         with disk.told(target):
             disk.make_folder(target.parent)
             disk.make_folder(area)
-            for left in area.glob(f"{glob.escape(prefix)}.*"):  # of a run that was killed
-                if left.suffix != ".old":
-                    discard(left)
-            CLAIMS.hold(self.path)
+            self._take_over(area, prefix, identity)
             if not single_file:
-                self.path.mkdir(mode=0o700)
+                self.path.mkdir(mode=0o700, exist_ok=True)
+        if identity is not None:
+            self.journal = Journal(_journal_of(self.path), identity)
+
+    def _take_over(self, area: Path, prefix: str, identity: str | None) -> None:
+        """Have what an earlier run left of the same, under a name of our own; discard what it left of other things."""
+        with CLAIMS.lock:
+            CLAIMS.hold(self.path)
+            for left in sorted(area.glob(f"{glob.escape(prefix)}.*")):
+                if Owner.of(left) is None or left.suffix in (".old", _JOURNAL) or left == self.path:
+                    continue  # the user may have files of such names too
+                same = identity is not None and Journal.is_of(_journal_of(left), identity)
+                if same and CLAIMS.is_free(left) and not disk.is_taken(self.path) and self._is_of_our_kind(left):
+                    with suppress(FileNotFoundError):  # another process was quicker
+                        left.replace(self.path)
+                        _journal_of(left).replace(_journal_of(self.path))
+                elif discard(left) or not disk.is_taken(left):
+                    _journal_of(left).unlink(missing_ok=True)
+
+    def _is_of_our_kind(self, left: Path) -> bool:
+        return disk.is_file(left) if self._single_file else left.is_dir() and not left.is_symlink()
 
     def create(self, path: str, size: int) -> Output:
-        """A file of fixed size, sparse until written. Raises DiskFullError, CannotCreateError."""
+        """A file of fixed size, sparse until written, or as an earlier run left it.
+
+        Raises DiskFullError, CannotCreateError.
+        """
         if self._single_file and self._outputs:
             raise ValueError("a single-file result has one file")
-        promised = sum(output.missing for output in self._outputs)
-        disk.check_space(promised + size, self.path.parent)
         name = self.path if self._single_file else self.path / safe_relpath(path)
+        promised = sum(output.missing for output in self._outputs)
+        disk.check_space(promised + size - min(size, disk.allocated(name)), self.path.parent)
         with disk.told(name):
             if not self._single_file:
                 os.close(disk.open_folder(name.parent, self.path))
@@ -66,14 +102,24 @@ class Result:
             self._swap_in()
             disk.sync_folder(self.target.parent)
 
+    def keep(self) -> None:
+        """Leave what was made, and its journal, for a later run; harmless after `publish`."""
+        self._close()
+
     def discard(self) -> None:
         """Forget what was made; harmless after `publish`."""
-        for output in self._outputs:
-            output.close()
+        self._close()
+        _journal_of(self.path).unlink(missing_ok=True)
         if self._single_file:
             self.path.unlink(missing_ok=True)
         else:
             shutil.rmtree(self.path, ignore_errors=True)
+
+    def _close(self) -> None:
+        for output in self._outputs:
+            output.close()
+        if self.journal is not None:
+            self.journal.close()
         CLAIMS.let_go(self.path)
 
     def __enter__(self) -> Self:
@@ -82,7 +128,11 @@ class Result:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.discard()
+        # What stopped us may pass: the user came in between, the disk was full. Anything else would come again.
+        if self.journal is not None and isinstance(error, (KeyboardInterrupt, SystemExit, OSError, *_PASSING)):
+            self.keep()
+        else:
+            self.discard()
 
     def _refuse_existing(self) -> None:
         if not os.path.lexists(self.target) or self._is_empty_folder():
@@ -122,9 +172,10 @@ class Output:
 
     def __init__(self, path: Path, size: int) -> None:
         self.path, self.size = path, size
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._descriptor = os.open(path, flags, 0o600)
-        os.ftruncate(self._descriptor, size)
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        if os.fstat(self._descriptor).st_size != size:
+            os.ftruncate(self._descriptor, 0)  # nothing of another size can be of the same
+            os.ftruncate(self._descriptor, size)
 
     @property
     def missing(self) -> int:

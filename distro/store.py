@@ -4,7 +4,7 @@
     models/<model>/<variant>/receipt.json what they are, where they came from
     partial/<digest>.<owner>-<n>.part     one file that is arriving
     partial/<digest>.wrong                what a source sent instead; kept for a look until `gc`
-    partial/made-<digest>.<owner>-<n>     a folder or file that is being made
+    partial/made-<digest>.<owner>-<n>     a folder or file that is being made, and beside it .journal, what is done
     partial/<digest>.swarm/               a swarm's own, until the part file has taken it over
     partial/work/<kind>-<digest>/         what a source needs while a variant arrives: a wheel
     partial/locks/<name>.lock             held while a variant is fetched; saves bandwidth, proves nothing
@@ -67,15 +67,19 @@ class Store:
         """The part file of a file, with what an earlier run left; beside: a target folder outside the home."""
         return Partial(self._area(beside), _key(model, variant, file))
 
-    def result(self, target: Path, *, single_file: bool = False, replace: bool = False) -> Result:
+    def result(
+        self, target: Path, *, single_file: bool = False, replace: bool = False, identity: str | None = None
+    ) -> Result:
         """Something made here, which appears at `target` whole or not at all.
 
+        identity: SHA-256 of what it is, for something that a later run may go on with.
         Raises CannotCreateError if something is there already and is not to be replaced.
         """
         inside = target.is_relative_to(self.home)
         # Beside the target, because a rename does not cross file systems.
         prefix = f"made-{_digest(str(target))}" if inside else f".{target.name}"
-        return Result(self._partial if inside else target.parent, prefix, target, single_file, replace)
+        area = self._partial if inside else target.parent
+        return Result(area, prefix, target, single_file=single_file, replace=replace, identity=identity)
 
     def work(self, reference: str) -> Path:
         """A private folder for a source while a variant arrives; found again after a kill, gone with `discard_work`."""

@@ -13,14 +13,12 @@ import torch
 import transformers
 
 from converters.recipe import Recipe
-from distro import derive
-from distro.progress import Silent
 from distro.runtime.generate import generate
 from distro.runtime.model import Model
 from distro.runtime.tokenizer import Tokenizer
 from distro.store import Store
 from tests.data.corpus import CORPUS
-from tests.fakes import llama_cpp
+from tests.fakes import derived, llama_cpp
 
 CONVERSATION = [
     {"role": "user", "content": "What is the capital of France?"},
@@ -30,8 +28,7 @@ CONVERSATION = [
 
 
 def _converted(source: Path, target: Path, recipe: Recipe) -> Path:
-    store = Store(target.parent / "home")
-    made = derive.into_path(store, source, recipe, target, threads=2, check=False, progress=Silent())
+    made = derived.into_path(Store(target.parent / "home"), source, recipe, target, threads=2)
     assert made.plan.size == sum(path.stat().st_size for path in [target, *target.rglob("*")] if path.is_file())
     return made.path
 

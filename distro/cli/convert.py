@@ -13,13 +13,12 @@ from distro.errors import UsageError
 
 if TYPE_CHECKING:
     from converters.checkpoint import Checkpoint
-    from converters.plan import Plan
 
 
 def convert(
     context: typer.Context,
     reference: Annotated[str, typer.Argument(metavar="REF|PATH", help="A model that is here, a file or a folder.")],
-    to: Annotated[str, typer.Option("--to", help="Format of the result: gguf or safetensors.")] = "",
+    to: Annotated[str, typer.Option("--to", help="Format of the result: gguf, safetensors, bin, pth, mistral.")] = "",
     quant: Annotated[str, typer.Option("--quant", "-t", help="Types of the weights: q8_0, q4_k_m, iq4_xs, f16 …")] = "",
     fit: Annotated[
         str, typer.Option("--fit", metavar="SIZE", help="Choose the best types that fit, such as 8GB, cache and all.")
@@ -43,6 +42,19 @@ def convert(
         Path | None,
         typer.Option("--imatrix", help="Weigh errors by this importance matrix (`distro imatrix`, llama-imatrix)."),
     ] = None,
+    shard_size: Annotated[
+        str, typer.Option("--shard-size", metavar="SIZE", help="Split into files of so much, such as 5GB.")
+    ] = "",
+    shards: Annotated[
+        int | None, typer.Option("--shards", min=1, help="Divide the matrices of a pth folder over so many files.")
+    ] = None,
+    big_endian: Annotated[bool, typer.Option("--big-endian", help="A GGUF for machines of that byte order.")] = False,
+    provenance: Annotated[
+        bool, typer.Option("--provenance/--no-provenance", help="Write into the result what it was made from.")
+    ] = True,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Let the result, once proven, take the place of what is at -o.")
+    ] = False,
     name: Annotated[str, typer.Option("--name", help="Name of the new variant (default: its type).")] = "",
     threads: Annotated[int, typer.Option("--threads", min=1, help="Default: one for each core.")] = os.cpu_count() or 1,
     check: Annotated[bool, typer.Option("--check/--no-check", help="Prove the result against its source.")] = True,
@@ -55,6 +67,8 @@ def convert(
     from converters.plan import make
     from converters.recipe import Recipe
     from distro import derive
+    from distro.cli.plan import print_plan
+    from distro.cli.quantity import parse_bytes
     from distro.lookup import local
     from distro.store import Store
 
@@ -68,24 +82,26 @@ def convert(
         target, mix = _wanted(to, quant, stored)
         recipe = Recipe(
             target, mix, imatrix=weighing.sha256 if weighing else None, pure=pure or None, output_type=output_type,
-            token_embedding_type=embedding_type, tensor_types=_pairs(tensor_types),
+            token_embedding_type=embedding_type, tensor_types=_pairs(tensor_types), n_shards=shards,
+            max_shard_bytes=parse_bytes(shard_size, "--shard-size") if shard_size else None,
+            byte_order="big" if big_endian else None,
         )  # fmt: skip
-        plan = make(checkpoint, recipe, source.model or source.path.stem, weighing)
-    if dry_run:
-        _print_plan(plan, threads, as_json=as_json)
-        return
-
-    store = Store(session.settings.home)
-    settings = {"threads": threads, "check": check, "progress": session.progress, "imatrix": weighing}
-    if output is not None:
-        made = derive.into_path(store, source.path, recipe, output, **settings)
-    elif source.model is None:
-        raise UsageError(f"{reference}: a path has no place in the store; say where the result goes with -o")
-    else:
-        variant = name or (recipe.mix if recipe.target == "gguf" else recipe.target)
-        if source.declares(variant):
-            raise UsageError(f"{source.model}:{variant} is published under that name; choose another with --name")
-        made = derive.into_store(store, source.path, recipe, source.model, variant, **settings)
+        base = output.name.removesuffix(".gguf") if output and not output.is_dir() else source.model or source.path.stem
+        plan = make(checkpoint, recipe, base, weighing, made_by=derive.made_by() if provenance else None)
+        if dry_run:
+            print_plan(plan, threads, as_json=as_json)
+            return
+        store = Store(session.settings.home)
+        settings = {"threads": threads, "check": check, "progress": session.progress}
+        if output is not None:
+            made = derive.into_path(store, checkpoint, plan, output, replace=replace, **settings)
+        elif source.model is None:
+            raise UsageError(f"{reference}: a path has no place in the store; say where the result goes with -o")
+        else:
+            variant = name or (recipe.mix if recipe.target == "gguf" else recipe.target)
+            if source.declares(variant):
+                raise UsageError(f"{source.model}:{variant} is published under that name; choose another with --name")
+            made = derive.into_store(store, checkpoint, plan, source.model, variant, **settings)
 
     if as_json:
         verdict = made.verdict.to_json() if made.verdict else None
@@ -128,33 +144,3 @@ def _pairs(texts: list[str] | None) -> tuple[tuple[str, str], ...] | None:
     if any(not pattern or not name for pattern, name in pairs):
         raise UsageError(f"--tensor-type: found {', '.join(texts or ())}, allowed PATTERN=TYPE, such as attn_v=q8_0")
     return pairs or None
-
-
-def _print_plan(plan: Plan, threads: int, *, as_json: bool) -> None:
-    if as_json:
-        tensors = [
-            {
-                "name": work.placed.info.name,
-                "file": work.file.path,
-                "offset": work.placed.offset_in_file,
-                "size": work.placed.info.n_bytes,
-                "type": work.placed.info.dtype.name,
-                "shape": list(work.placed.info.shape),
-                "input": work.input.origin,
-                "steps": list(work.steps),
-            }
-            for work in plan.work
-        ]
-        files = [{"path": file.path, "size": file.size} for file in plan.files]
-        memory = plan.memory_bytes(threads)
-        console.result_json({"size": plan.size, "memory": memory, "files": files, "tensors": tensors})
-        return
-    rows = [
-        [info.name, "x".join(map(str, info.shape)), info.dtype.name, str(info.n_bytes), ", ".join(work.steps)]
-        for work in plan.work
-        for info in [work.placed.info]
-    ]
-    console.table(["tensor", "shape", "type", "bytes", "steps"], rows, right=[3])
-    for file in plan.files:
-        console.result(f"{file.path}: {file.size} bytes")
-    console.result(f"{plan.size} bytes in all, {8 * plan.size / plan.n_weights:.2f} bits per weight")

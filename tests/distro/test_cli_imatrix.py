@@ -15,11 +15,9 @@ import pytest
 from converters import imatrix
 from converters.imatrix import Imatrix
 from converters.recipe import Recipe
-from distro import derive
 from distro.errors import CannotCreateError
-from distro.progress import Silent
 from distro.store import Store
-from tests.fakes import tiny_llama
+from tests.fakes import derived, tiny_llama
 
 TEXT = "the tide comes in twice a day, and nobody has to ask it to.\n" * 20
 
@@ -134,10 +132,9 @@ def test_wrong_use_is_one_line(arguments: list[str], code: int, message: str, so
 
 def test_the_receipt_names_the_matrix(source: Path, tmp_path: Path) -> None:
     store, matrix = Store(tmp_path / "home"), made(tmp_path)
-    settings = {"threads": 1, "check": False, "progress": Silent()}
     recipe = Recipe("gguf", "q4_0", imatrix=matrix.sha256)
 
-    derive.into_store(store, source, recipe, "tiny", "q4_0", imatrix=matrix, **settings)
+    derived.into_store(store, source, recipe, "tiny", "q4_0", imatrix=matrix)
 
     receipt = store.receipt("tiny", "q4_0")
     assert receipt is not None and receipt.recipe is not None
@@ -145,10 +142,8 @@ def test_the_receipt_names_the_matrix(source: Path, tmp_path: Path) -> None:
     assert receipt.inputs.keys() == {"model.safetensors", "imatrix/made.imatrix"}
     assert receipt.inputs["imatrix/made.imatrix"] == matrix.sha256
 
-    again = derive.into_store(store, source, recipe, "tiny", "q4_0", imatrix=matrix, **settings)
+    again = derived.into_store(store, source, recipe, "tiny", "q4_0", imatrix=matrix)
     assert again.made_before
     other = made(tmp_path, "other.imatrix", seed=2.0)
     with pytest.raises(CannotCreateError, match="is there already"):
-        derive.into_store(
-            store, source, Recipe("gguf", "q4_0", imatrix=other.sha256), "tiny", "q4_0", imatrix=other, **settings
-        )
+        derived.into_store(store, source, Recipe("gguf", "q4_0", imatrix=other.sha256), "tiny", "q4_0", imatrix=other)

@@ -11,13 +11,11 @@ import torch
 
 from converters.errors import RefusedError, UnrepresentableError
 from converters.recipe import Recipe
-from distro import derive
 from distro.derive import CheckFailedError, Derived
 from distro.errors import CannotCreateError
-from distro.progress import Silent
 from distro.runtime import check
 from distro.store import Store
-from tests.fakes import tiny_llama
+from tests.fakes import derived, tiny_llama
 
 
 @pytest.fixture
@@ -32,11 +30,11 @@ def source(tmp_path: Path) -> Path:
 
 def _into_store(store: Store, source: Path, mix: str = "q8_0", *, check: bool = False) -> Derived:
     recipe = Recipe("gguf", mix)
-    return derive.into_store(store, source, recipe, "tiny", mix, threads=1, check=check, progress=Silent())
+    return derived.into_store(store, source, recipe, "tiny", mix, check=check)
 
 
 def _into_path(store: Store, source: Path, recipe: Recipe, target: Path) -> Derived:
-    return derive.into_path(store, source, recipe, target, threads=1, check=False, progress=Silent())
+    return derived.into_path(store, source, recipe, target)
 
 
 def _sha256(path: Path) -> str:
@@ -54,7 +52,8 @@ def test_a_variant_in_the_store_has_a_receipt_that_tells_how_it_was_made(store: 
     assert receipt.files["tiny-Q8_0.gguf"].sha256 == _sha256(made.path)
     assert receipt.files["tiny-Q8_0.gguf"].size == made.path.stat().st_size == made.plan.size
     assert receipt.recipe == {"mix": "q8_0", "target": "gguf"}
-    assert receipt.inputs == {"model.safetensors": _sha256(source / "model.safetensors")}
+    assert receipt.inputs["model.safetensors"] == _sha256(source / "model.safetensors")
+    assert all(sha256 == _sha256(source / name) for name, sha256 in receipt.inputs.items())
 
 
 def test_the_same_again_is_left_as_it_is(store: Store, source: Path) -> None:
@@ -109,7 +108,7 @@ def test_a_file_and_a_folder_of_the_users_own(store: Store, source: Path, tmp_pa
 def test_a_gguf_into_an_existing_folder_gets_a_name(store: Store, source: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     made = _into_path(store, source, Recipe("gguf", "q8_0"), tmp_path / "out")
-    assert made.path == tmp_path / "out" / "out-Q8_0.gguf"
+    assert made.path == tmp_path / "out" / "source-Q8_0.gguf"
 
 
 def test_the_input_is_never_the_output(store: Store, source: Path, tmp_path: Path) -> None:

@@ -1,0 +1,87 @@
+"""What of a conversion is done: a list beside what is being made, so that a run that was killed can be gone on with.
+
+    {"schema": 1, "of": "<SHA-256 of what is being made>"}\\n
+    then, for each block that was written: its number (u64), 16 bytes of its SHA-256, CRC-32 of these 24 (u32)
+
+all little-endian. Nothing is synced and nothing is believed. A record that is torn or flipped has a wrong CRC-32 and
+is passed over; a block that a power cut took, though its record stayed, has another SHA-256 and is made again. So the
+list saves work and never decides what the bytes are.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import threading
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from converters.convert import DIGEST_BYTES
+from distro import disk
+
+_RECORD = struct.Struct(f"<Q{DIGEST_BYTES}sI")
+_LONGEST = 1 << 30  # bytes: 38 million blocks, of 2**18 weights each
+
+
+class Journal:
+    """The list of one conversion, open for more. done: what an earlier run left, digests by number of the block."""
+
+    def __init__(self, path: Path, identity: str) -> None:
+        """identity: SHA-256 of what is being made; a list of something else is begun anew."""
+        self.path, self._lock = path, threading.Lock()
+        head = _head(identity)
+        with disk.told(path):
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_APPEND
+            self._descriptor = os.open(path, flags, 0o600)
+            data = _content(self._descriptor)
+            self.done = dict(_records(data[len(head) :])) if data.startswith(head) else {}
+            # The last record may be torn; what follows must begin where a record does.
+            whole = len(head) + (len(data) - len(head)) // _RECORD.size * _RECORD.size if self.done else 0
+            os.ftruncate(self._descriptor, whole)
+            if not whole:
+                os.write(self._descriptor, head)
+
+    def record(self, number: int, digest: bytes) -> None:
+        fields = struct.pack(f"<Q{DIGEST_BYTES}s", number, digest)
+        with self._lock, disk.told(self.path):
+            os.write(self._descriptor, fields + zlib.crc32(fields).to_bytes(4, "little"))
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    @staticmethod
+    def is_of(path: Path, identity: str) -> bool:
+        """Whether the list in this file is of what is being made; False for anything that is none."""
+        head = _head(identity)
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            return os.read(descriptor, len(head)) == head
+        except OSError:  # a folder
+            return False
+        finally:
+            os.close(descriptor)
+
+
+def _head(identity: str) -> bytes:
+    return json.dumps({"schema": 1, "of": identity}).encode() + b"\n"
+
+
+def _content(descriptor: int) -> bytes:
+    size = min(os.fstat(descriptor).st_size, _LONGEST)
+    data = b""
+    while len(data) < size and (more := os.pread(descriptor, size - len(data), len(data))):
+        data += more
+    return data
+
+
+def _records(data: bytes) -> Iterator[tuple[int, bytes]]:
+    for number, digest, checksum in _RECORD.iter_unpack(data[: len(data) // _RECORD.size * _RECORD.size]):
+        if zlib.crc32(struct.pack(f"<Q{DIGEST_BYTES}s", number, digest)) == checksum:
+            yield number, digest
