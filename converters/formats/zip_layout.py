@@ -1,8 +1,8 @@
 """A zip archive as PyTorch writes it, before the bytes of its records are known.
 
-    local header   PK\\3\\4, 30 bytes, name, [zip64 extra], extra "FB" whose padding lets the data begin at a multiple of 64
+    local header   PK\\3\\4, 30 bytes, name, [zip64 extra], extra "FB": padding, up to data at a multiple of 64
     data           as it is, not compressed
-    descriptor     PK\\7\\8, CRC-32, size twice (4 bytes each, 8 where the record has a zip64 extra); none if it is empty
+    descriptor     PK\\7\\8, CRC-32, size twice (4 bytes each, 8 where there is a zip64 extra); none if there is no data
     directory      for each record  PK\\1\\2, 46 bytes, name, [zip64 extra]
     end            PK\\6\\6, 56 bytes; PK\\6\\7, 20 bytes; PK\\5\\6, 22 bytes
 
@@ -129,8 +129,8 @@ def _flags(record: ArchiveRecord) -> int:
 
 def _extra_64(size: int, header_offset: int) -> bytes:
     """The sizes and the offset that 32 bits cannot hold; nothing where they all can."""
-    values = (size, size) if size >= _FULL else ()
-    values += (header_offset,) if header_offset >= _FULL else ()
+    values = [size, size] if size >= _FULL else []
+    values += [header_offset] if header_offset >= _FULL else []
     return struct.pack(f"<2H{len(values)}Q", _EXTRA_64, 8 * len(values), *values) if values else b""
 
 
