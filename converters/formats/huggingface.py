@@ -79,6 +79,11 @@ def sniff(path: Path) -> bool:
     return safetensors.sniff(path) or pytorch.sniff(path)
 
 
+def has_weights(folder: Path) -> bool:
+    """Whether weights lie in a folder under one of the names that transformers looks for."""
+    return any((folder / name).exists() for single, index, _ in _WEIGHTS.values() for name in (single, index))
+
+
 def open_checkpoint(path: Path, *, opener: Opener = InputFile) -> Checkpoint:
     """The model in a folder, or the one whose weights are this file.
 
