@@ -107,25 +107,24 @@ def convert(
     """Make what the plan says.
 
     threads share one iterator of blocks over all tensors; the bytes do not depend on how many there are. journal: what
-    an earlier run did, and where this one says what it does. known: SHA-256 of inputs, by name, that need not be taken
-    again. advance is told the output bytes as they are written. Raises UnrepresentableError for a weight that its type
-    cannot hold, ChangedError if an input changed meanwhile; what is in the sink is then of no use.
+    an earlier run did, and where this one says what it does. known: SHA-256 of inputs, by name, as somebody says they
+    are: where all are known, the results can be hashed as they are written; if they are others, the caller must not
+    keep what was made. advance is told the output bytes as they are written. Raises UnrepresentableError for a weight
+    that its type cannot hold, ChangedError if an input changed meanwhile; what is in the sink is then of no use.
     """
     run = _Run(plan, sink, journal or NoJournal(), advance)
-    inputs = dict(known or {})
-    inputs |= {path.name: _sha256(path) for path in checkpoint.companions if path.name not in inputs}
-    watched = {file.path.name: file for file in checkpoint.files if file.path.name not in inputs}
-    for file in watched.values():
+    expected = {**(known or {}), **{path.name: _sha256(path) for path in checkpoint.companions}}
+    for file in checkpoint.files:
         file.digest = RunningDigest()
-    if not watched:
-        run.write_heads(inputs)  # first, for then the files are hashed as they are written
+    if all(file.path.name in expected for file in checkpoint.files):
+        run.write_heads(expected)  # first, for then the files are hashed as they are written
     for finished in (False, True):  # what is finished costs a read alone, and so can wait
         blocks = _Shared(block for block in blocks_of(plan) if (block.number in run.journal.done) is finished)
         with ThreadPoolExecutor(threads, thread_name_prefix="convert") as pool:
             for worker in [pool.submit(run.work, blocks, confirm=finished) for _ in range(threads)]:
                 worker.result()
-    if watched:
-        inputs |= {name: file.finish_digest() for name, file in watched.items()}
+    inputs = expected | {file.path.name: file.finish_digest() for file in checkpoint.files}
+    if inputs != expected:
         run.write_heads(inputs)
     outputs = run.finish()
     checkpoint.check_unchanged()
