@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 
 from converters import dtypes, quants
 from converters.dtypes import DType
-from converters.errors import RefusedError
+from converters.errors import RefusedError, shown
 from converters.mix import Overrides, named
 
 TARGETS = {
@@ -89,6 +89,20 @@ class Recipe:
         """
         said = {key: value for key, value in asdict(self).items() if value is not None}
         return json.dumps(said, sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_canonical(cls, text: str) -> Recipe:
+        """The recipe that such a text is of. Raises RefusedError for what this version has no word for."""
+        try:
+            said = json.loads(text)
+            if isinstance(said, dict) and isinstance(said.get("tensor_types"), list):
+                said["tensor_types"] = tuple((str(pattern), str(name)) for pattern, name in said["tensor_types"])
+            recipe = cls(**said)
+            if recipe.canonical() == text:
+                return recipe
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise RefusedError(f"{shown(text)}: no recipe that this version can repeat") from error
+        raise RefusedError(f"{shown(text)}: no recipe in its canonical form")
 
     @property
     def sha256(self) -> str:

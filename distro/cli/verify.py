@@ -35,6 +35,15 @@ def verify(
     folder: Annotated[
         Path | None, typer.Option("--in", help="A folder of your own that is to hold the files of REF.")
     ] = None,
+    again: Annotated[
+        bool, typer.Option("--rebuild", help="Repeat the conversion that made it, and compare every byte.")
+    ] = False,
+    source: Annotated[
+        str | None, typer.Option("--from", metavar="REF|PATH", help="What --rebuild starts from, if not in the store.")
+    ] = None,
+    imatrix: Annotated[
+        Path | None, typer.Option("--imatrix", help="The importance matrix that --rebuild needs.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Prove again, offline, that files are the right bytes."""
@@ -43,6 +52,11 @@ def verify(
 
     session = context.obj
     parsed = parse_reference(reference)
+    if again:
+        from distro.cli.rebuild import rebuild
+
+        rebuild(session, parsed, source, imatrix, as_json=as_json)
+        return
     if folder is not None:
         title, findings = _check_folder(session, reference, folder)
     elif isinstance(parsed, PathReference) and parsed.path.suffix != ".toml":
