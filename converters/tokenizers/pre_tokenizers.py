@@ -5,6 +5,7 @@ tokenizer.json and from `llm_tokenizer_bpe` in llama.cpp's src/llama-vocab.cpp, 
 
 Where llama.cpp cuts otherwise than the models' own tokenizer.json, which is what we follow:
 - it does not apply the NFC that qwen2 asks for, so text that is not in NFC gets other ids there;
+- with tekken it takes combining marks for no part of a word, so Hindi, Thai and others get other ids there;
 - with deepseek-llm and deepseek-coder it keeps a blank with a following U+2028 or U+3000, which are in `_CJK`'s range.
 """
 

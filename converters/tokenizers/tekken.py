@@ -21,7 +21,7 @@ from converters.tokenizers.tiktoken import LONGEST_TOKEN, check_bytes, decode_to
 from converters.tokenizers.vocabulary import TokenKind, Vocabulary, judged
 
 FILE = "tekken.json"
-LARGEST_FILE = 64 << 20  # bytes; the largest known have 20 MB
+LARGEST_FILE = 32 << 20  # bytes; the largest known have 20 MB
 MOST_TOKENS = 1 << 20
 _SPECIAL_UP_TO_7 = (
     "<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_RESULTS]",

@@ -76,6 +76,23 @@ def test_more_stop_tokens_than_gguf_has_keys_are_refused():
         vocabulary_to_gguf(replace(small_bpe(), stop_ids=(0, 1, 2, 3)))
 
 
+def test_the_tokens_of_fill_in_the_middle_have_two_keys_each():
+    keys = vocabulary_to_gguf(replace(small_bpe(), fim_prefix_id=5, fim_suffix_id=6, fim_middle_id=7))
+    names = ("prefix_token_id", "suffix_token_id", "middle_token_id")
+    assert [keys.pop(f"tokenizer.ggml.{name}") for name in names] == [5, 6, 7]
+    newer = read(keys | changed(fim_pre_token_id=8, fim_suf_token_id=9, fim_mid_token_id=10))
+    assert (newer.fim_prefix_id, newer.fim_suffix_id, newer.fim_middle_id) == (8, 9, 10)
+    both = read(keys | changed(fim_pre_token_id=8, prefix_token_id=5))
+    assert (both.fim_prefix_id, both.fim_suffix_id) == (5, None)  # as llama.cpp takes them
+
+
+def test_code_llamas_tokens_are_known_by_their_texts():
+    tokens = (*small_spm().tokens[:-5], "▁<PRE>", "▁<SUF>", "▁<MID>", "▁<EOT>", "[PAD270]")
+    vocabulary = read(vocabulary_to_gguf(small_spm()) | changed(tokens=list(tokens)))
+    assert (vocabulary.fim_prefix_id, vocabulary.fim_suffix_id, vocabulary.fim_middle_id) == (266, 267, 268)
+    assert vocabulary.stop_ids == (2, 269)
+
+
 def test_an_old_file_stops_at_the_end_of_turn_that_its_template_writes():
     template = "{{ messages[0].content + '<|im_end|>' }}"
     keys = vocabulary_to_gguf(replace(small_bpe(), eos_id=0, stop_ids=(0,), chat_template=template))
@@ -129,6 +146,9 @@ BAD = [
     ("a merge of three tokens", BPE, changed(merges=["Ġ h e"]), "merges[0]"),
     ("a merge into no token", BPE, changed(merges=["Ġ h", "h h"]), "merges[1]"),
     ("eos outside", BPE, changed(eos_token_id=265), "eos_token_id"),
+    ("the token before a prefix outside", BPE, changed(prefix_token_id=265), "prefix_token_id"),
+    ("the token before a middle negative", BPE, changed(middle_token_id=-1), "middle_token_id"),
+    ("the token before a suffix is a text", BPE, changed(fim_suf_token_id="6"), "fim_suf_token_id"),
     ("eos negative", BPE, changed(eos_token_id=-1), "eos_token_id"),
     ("eos is a text", BPE, changed(eos_token_id="2"), "eos_token_id"),
     ("eot outside", BPE, changed(eot_token_id=2**31), "eot_token_id"),

@@ -1,4 +1,4 @@
-from converters.tokenizers.merges import merges_from_scores, scores_from_merges
+from converters.tokenizers.merges import merges_from_ranks, merges_from_scores, scores_from_merges
 from converters.tokenizers.vocabulary import TokenKind
 from tests.fakes.vocabularies import small_spm
 
@@ -16,3 +16,9 @@ def test_pairs_are_ranked_by_the_score_of_what_they_make():
 def test_scores_follow_the_order_of_the_merges():
     tokens, kinds = ("<s>", "a", "b", "ab", "bab"), (TokenKind.CONTROL, *[TokenKind.NORMAL] * 4)
     assert scores_from_merges(tokens, kinds, ("a b", "b ab")) == (0.0, -2.0, -3.0, 0.0, -1.0)
+
+
+def test_ranks_become_merges_of_every_pair_that_makes_a_token():
+    ranks = (b"a", b" ", b"\xff", b"aa", b" a", b"aaa", b" aaa", b"never made")
+    assert merges_from_ranks(ranks) == ("a a", "Ġ a", "a aa", "aa a", "Ġ aaa", "Ġa aa")
+    assert merges_from_ranks((b"a", b"\xff", b"\xffa")) == ("ÿ a",)

@@ -48,6 +48,14 @@ def test_names_that_llama_cpp_takes_for_another():
         pre_tokenizers.by_name("falcon")
 
 
+def test_a_regular_expression_alone_is_one_of_tiktokens():
+    for name in ("llama-bpe", "tekken"):
+        entry = pre_tokenizers.by_name(name)
+        assert pre_tokenizers.by_regex(PATH, "/pattern", entry.steps[0]["pattern"]["Regex"]) is entry
+    with pytest.raises(UnsupportedError, match=r"/pattern: found .*, allowed that of llama-bpe or tekken"):
+        pre_tokenizers.by_regex(PATH, "/pattern", r"(a+)+$")
+
+
 def split(regex):
     step = {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False}
     return {"type": "Sequence", "pretokenizers": [step, TABLE[2].steps[1]]}

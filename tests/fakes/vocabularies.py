@@ -41,6 +41,23 @@ def small_spm() -> Vocabulary:
     )  # fmt: skip
 
 
+@cache
+def small_llama_3() -> Vocabulary:
+    """256 bytes, four more tokens, Llama 3's special ones: what its tokenizer.model would be with 260 lines."""
+    merges = ("a b", "b c", "a bc", "ab c", "Ġ abc")
+    reserved = [f"<|reserved_special_token_{n}|>" for n in range(251)]
+    special = (
+        "<|begin_of_text|>", "<|end_of_text|>", *reserved[:4], "<|start_header_id|>", "<|end_header_id|>", reserved[4],
+        "<|eot_id|>", *reserved[5:],
+    )  # fmt: skip
+    letters = tuple(byte_alphabet.to_letters(bytes([byte])) for byte in range(256))
+    return Vocabulary(
+        model="bpe", pre_tokenizer="llama-bpe", tokens=(*letters, "ab", "bc", "abc", "Ġabc", *special),
+        kinds=(TokenKind.NORMAL,) * 260 + (TokenKind.CONTROL,) * 256, merges=merges,
+        bos_id=260, eos_id=261, stop_ids=(261, 269), add_bos=True,
+    )  # fmt: skip
+
+
 def gguf_keys(path: Path) -> dict[str, object]:
     """The tokenizer's keys of a file, by gguf-py, numbers in arrays as numpy has them."""
     keys: dict[str, object] = {}
