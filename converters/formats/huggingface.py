@@ -2,13 +2,10 @@
 
     config.json                     hyper-parameters; the architecture's module speaks its dialect
     tokenizer.json …                `converters.tokenizers.huggingface`
-    model.safetensors               all weights, or in shards model-00001-of-00002.safetensors with
-    model.safetensors.index.json    {"metadata": {"total_size": bytes}, "weight_map": {tensor: shard}}
-    pytorch_model.bin               the same in PyTorch's format, with pytorch_model.bin.index.json
+    model.safetensors …             `converters.formats.huggingface_weights`, or pytorch_model.bin …
 
-`modeling_utils.py` and `utils/hub.py` of transformers. A file of weights may also be named itself, if config.json
-lies beside it. Where both kinds of weights are there, safetensors are taken. Code that config.json points to
-(`auto_map`) is never read.
+A file of weights may also be named itself, if config.json lies beside it. Code that config.json points to (`auto_map`)
+is never read.
 """
 
 from __future__ import annotations
@@ -16,7 +13,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from converters import dtypes, json_file
@@ -27,49 +23,27 @@ from converters.checkpoint import Checkpoint
 from converters.dtypes import DType
 from converters.errors import MalformedError, MissingError, RefusedError, UnsupportedError
 from converters.fields import Fields
-from converters.folder import inside, is_file_name
-from converters.formats import pytorch, safetensors
+from converters.folder import inside
+from converters.formats import huggingface_weights, pytorch, safetensors
+from converters.formats.huggingface_weights import FoundTensor, Weights
 from converters.hyperparameters import HyperParameters
 from converters.input_file import InputFile, Opener
 from converters.layout import OutputFile, PlacedTensor
 from converters.provenance import Provenance
-from converters.tensors import RenamedTensor, ReorderedTensor, StoredTensor, Tensor, TensorInfo
+from converters.tensors import RenamedTensor, ReorderedTensor, Tensor, TensorInfo
 from converters.tokenizers.huggingface import read_vocabulary, vocabulary_files
 from converters.tokenizers.vocabulary import Vocabulary
 
 NAME = "huggingface"
 
 _LARGEST_CONFIG = 16 << 20
-_LARGEST_INDEX = 64 << 20
-_MOST_SHARDS = 10_000
 _DEFAULT_SHARD_BYTES = 5_000_000_000  # what Hugging Face's own tools write
-# By format: the one file, the index, the ending of shards. The first that is there is taken.
-_WEIGHTS = {
-    "safetensors": ("model.safetensors", "model.safetensors.index.json", ".safetensors"),
-    "pytorch": ("pytorch_model.bin", "pytorch_model.bin.index.json", ".bin"),
-}
 _DTYPES = {"float32": dtypes.F32, "float16": dtypes.F16, "bfloat16": dtypes.BF16}
 _WRITABLE = {dtype: name for name, dtype in _DTYPES.items()}
 _NAMES_OF_CODE = ("auto_map", "custom_pipelines", "trust_remote_code")
 _OUTPUT = "lm_head.weight"
 # Old checkpoints hold the rotary frequencies, which follow from the hyper-parameters.
 _DERIVED = ".rotary_emb.inv_freq"
-
-
-@dataclass(frozen=True)
-class _Weights:
-    """Where the tensors are.
-
-    shards: file names. index: the file that names them, if there is one. where: the shard of each tensor that it
-    names. total_size: bytes of all tensors, as it says.
-    """
-
-    format: str
-    shards: tuple[str, ...]
-    index: Path | None = None
-    where: Mapping[str, str] = field(default_factory=dict)
-    total_size: int | None = None
-    warnings: tuple[str, ...] = ()
 
 
 def sniff(path: Path) -> bool:
@@ -81,7 +55,7 @@ def sniff(path: Path) -> bool:
 
 def has_weights(folder: Path) -> bool:
     """Whether weights lie in a folder under one of the names that transformers looks for."""
-    return any((folder / name).exists() for single, index, _ in _WEIGHTS.values() for name in (single, index))
+    return huggingface_weights.are_in(folder)
 
 
 def open_checkpoint(path: Path, *, opener: Opener = InputFile) -> Checkpoint:
@@ -95,8 +69,8 @@ def open_checkpoint(path: Path, *, opener: Opener = InputFile) -> Checkpoint:
     folder = path if path.is_dir() else path.parent
     _check_links(folder)
     with ExitStack() as stack:
-        weights = _find_weights(folder) if path.is_dir() else _Weights(_format_of(path), (path.name,))
-        found, files = _read_shards(stack, opener, folder, weights)
+        weights = huggingface_weights.find(folder) if path.is_dir() else huggingface_weights.in_file(path)
+        found, files = huggingface_weights.read(stack, opener, folder, weights)
         config = _config_of(folder, path.name)
         architecture = _architecture(config)
         parameters = architecture.from_config(config)
@@ -158,110 +132,15 @@ def _config_warnings(config: Fields, tensors: Mapping[str, Tensor]) -> tuple[str
     return tuple(warnings)
 
 
-def _size_warnings(weights: _Weights, found: Mapping[str, StoredTensor]) -> tuple[str, ...]:
+def _size_warnings(weights: Weights, found: Mapping[str, FoundTensor]) -> tuple[str, ...]:
     total = sum(tensor.info.n_bytes for tensor in found.values())
     if weights.index is None or weights.total_size in (None, total):
         return ()
     return (f"{weights.index.name}: total_size is {weights.total_size}, the tensors have {total} bytes",)
 
 
-def _format_of(path: Path) -> str:
-    return "safetensors" if safetensors.sniff(path) else "pytorch"
-
-
-def _find_weights(folder: Path) -> _Weights:
-    """The folder's weights by the names that transformers looks for."""
-    there = {
-        kind: [name for name in (single, index) if (folder / name).exists()]
-        for kind, (single, index, _) in _WEIGHTS.items()
-    }
-    for kind, names in there.items():
-        if len(names) > 1:
-            raise MalformedError(folder, "weights", found=" and ".join(names), allowed="one of them")
-        if names:
-            weights = _from_index(folder, kind) if names[0].endswith(".json") else _Weights(kind, (names[0],))
-            unused = "".join(name for other, more in there.items() if other != kind for name in more)
-            return _warned(weights, f"{unused} is not read, {names[0]} is there") if unused else weights
-    expected = ", ".join(name for single, index, _ in _WEIGHTS.values() for name in (single, index))
-    raise MissingError(folder, f"no weights; one of {expected} was expected")
-
-
-def _warned(weights: _Weights, warning: str) -> _Weights:
-    return replace(weights, warnings=(*weights.warnings, warning))
-
-
-def _from_index(folder: Path, kind: str) -> _Weights:
-    """The shards that an index names: plain file names of its own kind, all of them there."""
-    _, index, ending = _WEIGHTS[kind]
-    path = folder / index
-    fields = Fields(path, json_file.read(path, max_bytes=_LARGEST_INDEX), "/")
-    section = fields.section("weight_map")
-    if section is None or not section.values:
-        raise fields.error("weight_map", "nothing", "an object of tensors and their shards")
-    where = {}
-    for name in section.values:
-        shard = section.string(name)
-        if not is_file_name(shard) or not shard.endswith(ending):
-            raise section.error(_pointer(name), shard, f"the plain name of a {ending} file")
-        where[name] = shard
-    shards = tuple(sorted(set(where.values())))
-    if len(shards) > _MOST_SHARDS:
-        raise fields.error("weight_map", f"{len(shards)} shards", f"at most {_MOST_SHARDS}")
-    for shard in shards:
-        if not (folder / shard).exists():
-            raise MissingError(folder / shard, f"a shard that {index} names")
-    weights = _Weights(kind, shards, path, where, _total_size(fields))
-    stray = sorted(file.name for file in folder.glob(f"*-of-*{ending}") if file.name not in shards)
-    return _warned(weights, f"{stray[0]} is not read, {index} does not name it") if stray else weights
-
-
-def _total_size(fields: Fields) -> int | None:
-    """`metadata.total_size`; transformers wrote it as a float where tensors of booleans were among the weights."""
-    metadata = fields.section("metadata")
-    if metadata is None or "total_size" not in metadata:
-        return None
-    if isinstance(metadata.values["total_size"], float):
-        return int(metadata.number("total_size", maximum=2.0**62))
-    return metadata.integer("total_size", minimum=0, maximum=2**63 - 1)
-
-
-def _pointer(key: str) -> str:
-    """A key as part of a JSON pointer (RFC 6901)."""
-    return key.replace("~", "~0").replace("/", "~1")
-
-
-def _read_shards(
-    stack: ExitStack, opener: Opener, folder: Path, weights: _Weights
-) -> tuple[dict[str, StoredTensor], tuple[InputFile, ...]]:
-    """All tensors by the names in the files; each must be in the one shard that the index says."""
-    tensors: dict[str, StoredTensor] = {}
-    files = []
-    for shard in weights.shards:
-        file = stack.enter_context(opener(inside(folder, shard)))
-        files.append(file)
-        if weights.format == "safetensors":
-            part: Mapping[str, StoredTensor] = safetensors.read_header(file).tensors
-        else:
-            part = pytorch.read_tensors(file)
-        for name, tensor in part.items():
-            if name in tensors:
-                raise MalformedError(
-                    file.path, name, found="it again", allowed=f"it in {tensors[name].file.path.name} alone"
-                )
-            if weights.index is not None and weights.where.get(name) != shard:
-                allowed = f"what {weights.index.name} says of this shard"
-                raise MalformedError(file.path, name, found="a tensor out of place", allowed=allowed)
-            tensors[name] = tensor
-    for name, shard in weights.where.items():
-        if name not in tensors:
-            raise MalformedError(
-                folder / shard, name, found="no such tensor", allowed="what the index says of this shard"
-            )
-    return tensors, tuple(files)
-
-
 def _by_gguf_name(
-    architecture: Architecture, parameters: HyperParameters, found: dict[str, StoredTensor], path: Path
+    architecture: Architecture, parameters: HyperParameters, found: dict[str, FoundTensor], path: Path
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """The tensors under the names and in the row order that we use between formats, and what was left out.
 
@@ -290,7 +169,7 @@ def _by_gguf_name(
     return tensors, tuple(dropped)
 
 
-def _check_info(stored: StoredTensor, shape: tuple[int, ...]) -> None:
+def _check_info(stored: FoundTensor, shape: tuple[int, ...]) -> None:
     info = stored.info
     if info.shape != shape:
         raise MalformedError(stored.file.path, info.name, found=f"shape {info.shape}", allowed=f"{shape}")

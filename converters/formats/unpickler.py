@@ -55,27 +55,32 @@ class OrderedDict(dict[object, object]):
 
 @dataclass(frozen=True)
 class Unpickled:
+    """What a pickle says. end: where in the data it ends. outside: everything that it says lies outside of it."""
+
     value: object
-    end: int  # where in the data the pickle ends
+    end: int
+    outside: tuple[Persistent, ...] = ()
 
 
-def load(path: Path, field: str, data: bytes, allowed: Set[str]) -> Unpickled:
+def load(path: Path, field: str, data: bytes, allowed: Set[str], *, start: int = 0) -> Unpickled:
     """The value that the first pickle in these bytes describes.
 
-    field: what the bytes are, for messages. allowed: full names, such as `torch._utils._rebuild_tensor_v2`.
-    Raises UnsafeError for any other name and for instructions that make objects; MalformedError for the rest.
+    field: what the bytes are, for messages. allowed: full names, such as `torch._utils._rebuild_tensor_v2`. start: of
+    the pickle in the data. Raises UnsafeError for any other name and for instructions that make objects;
+    MalformedError for the rest.
     """
-    return _Machine(path, field, data, allowed).run()
+    return _Machine(path, field, data, allowed, start).run()
 
 
 class _Machine:
-    def __init__(self, path: Path, field: str, data: bytes, allowed: Set[str]) -> None:
+    def __init__(self, path: Path, field: str, data: bytes, allowed: Set[str], start: int) -> None:
         self._path, self._field, self._data, self._allowed = path, field, data, allowed
         self._stack: list[object] = []
         self._marks: list[int] = []  # heights of the stack
         self._memo: dict[int, object] = {}
-        self._position = 0  # of the next byte
-        self._opcode = 0  # offset of the current opcode
+        self._outside: list[Persistent] = []
+        self._position = start  # of the next byte
+        self._opcode = start  # offset of the current opcode
         self._name = "pickle"
 
     def run(self) -> Unpickled:
@@ -83,7 +88,7 @@ class _Machine:
             self._opcode = self._position
             code = self._take(1)
             if code == b".":
-                return Unpickled(self._pop(), self._position)
+                return Unpickled(self._pop(), self._position, tuple(self._outside))
             name, step = _STEPS.get(code, (f"opcode {code!r}", None))
             self._name = name
             if step is None:
@@ -221,7 +226,8 @@ class _Machine:
         raise self._unsafe("a number from the registry of extensions")
 
     def _persistent(self, identity: object) -> None:
-        self._stack.append(Persistent(identity))
+        self._outside.append(Persistent(identity))
+        self._stack.append(self._outside[-1])
 
     def _reduce(self) -> None:
         arguments = self._pop_a(tuple)
