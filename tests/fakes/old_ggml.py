@@ -1,7 +1,7 @@
 """Files of llama.cpp from before GGUF: the quantizers of those days, the containers, and a small llama in any of them.
 
-Formulas: `quantize_row_*_reference` and `dequantize_row_*` in ggml.c of March to May 2023, said again in numpy, a block a
-row. koboldcpp still carries them (otherarch/ggml_v1.c, ggml_v2.c).
+Formulas: `quantize_row_*_reference` and `dequantize_row_*` in ggml.c of March to May 2023, said again in numpy, with a
+block in each row. koboldcpp still carries them (otherarch/ggml_v1.c, ggml_v2.c).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _number(blocks: Bytes, at: int, kind: str) -> Floats:
 
 
 def _in_order(quants: Bytes) -> Bytes:
-    return quants[:, 0::2] | quants[:, 1::2] << 4
+    return np.bitwise_or(quants[:, 0::2], quants[:, 1::2] << 4, dtype=np.uint8)
 
 
 def _out_of_order(packed: Bytes) -> npt.NDArray[np.int32]:
@@ -55,7 +55,7 @@ def _out_of_order(packed: Bytes) -> npt.NDArray[np.int32]:
 
 def _in_halves(quants: Bytes) -> Bytes:
     half = quants.shape[1] // 2
-    return quants[:, :half] | quants[:, half:] << 4
+    return np.bitwise_or(quants[:, :half], quants[:, half:] << 4, dtype=np.uint8)
 
 
 def _out_of_halves(packed: Bytes) -> npt.NDArray[np.int32]:
@@ -115,7 +115,7 @@ def five_bits(number: int, order: str, *, minimum: bool) -> OldType:
             d, quants = _signed(x, 16)
             head = [_column(d, "<f2")]
         fifth = np.packbits(quants >> 4, axis=1, bitorder="little")
-        return np.concatenate([*head, fifth, pack(quants & 15)], axis=1)
+        return np.concatenate([*head, fifth, pack(np.bitwise_and(quants, 15, dtype=np.uint8))], axis=1)
 
     def dequantize(blocks: Bytes) -> Floats:
         at = 4 if minimum else 2
@@ -179,7 +179,7 @@ CONTAINERS: dict[str, tuple[bytes, bool, int]] = {
     "GGJT v3": (b"tjgg" + struct.pack("<I", 3), True, 32),
 }
 
-PIECES = ("▁h", "el", "lo", "▁hel", "▁hello", "▁", "h", "e", "l", "o", "ü", "▁世")
+PIECES = ("▁h", "el", "lo", "▁hel", "▁hello", "▁", "h", "e", "l", "o", "ü", "▁世", "▁a")
 # As llama.cpp's converter wrote them: bytes as they are, pieces with spaces.
 TOKENS: tuple[bytes, ...] = (
     " ⁇ ".encode(), b"", b"",
