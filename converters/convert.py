@@ -19,7 +19,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from converters import quants
+from converters import byte_order, quants
 from converters.checkpoint import Checkpoint
 from converters.input_file import InputFile
 from converters.plan import Plan, Work
@@ -238,6 +238,11 @@ def _sha256(path: Path) -> str:
 
 def make_rows(work: Work, start: int, stop: int) -> npt.NDArray[np.uint8]:
     """Rows start to stop of one output tensor, as they are stored: uint8, shape (stop - start, row_bytes)."""
+    rows = _made_rows(work, start, stop)
+    return byte_order.swapped(rows, work.placed.info.dtype) if work.placed.swap else rows
+
+
+def _made_rows(work: Work, start: int, stop: int) -> npt.NDArray[np.uint8]:
     stored = work.input.read_rows(start, stop)
     info, first = work.placed.info, work.placed.first_column
     if work.copies:

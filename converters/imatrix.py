@@ -107,6 +107,19 @@ class Imatrix:
         reached = entry.sums.reshape(n_matrices, -1).any(axis=1) & (entry.counts > 0)
         return tuple(np.flatnonzero(~reached).tolist())
 
+    def keys(self) -> dict[str, object]:
+        """What a GGUF file says of the importance matrix that its types were searched with, as llama-quantize says it.
+
+        Of the file only the name, for where it lay is nobody's business (tools/quantize/quantize.cpp).
+        """
+        said: dict[str, object] = {"quantize.imatrix.file": self.path.name if self.path else ""}
+        if self.datasets:
+            said["quantize.imatrix.dataset"] = self.datasets[0]
+        said["quantize.imatrix.entries_count"] = len(self.entries)
+        if self.chunk_count:
+            said["quantize.imatrix.chunks_count"] = self.chunk_count
+        return said
+
     def check_fits(self, info: TensorInfo) -> None:
         """Raise RefusedError where this was not made for a tensor of that shape."""
         entry, n_matrices = self.entries[info.name], _n_matrices(info)
@@ -184,7 +197,8 @@ def _read_gguf(file: InputFile) -> Imatrix:
             raise MalformedError(file.path, f"{name}.type", found=info.dtype, allowed="F32")
         if info.n_weights == 0:
             raise MalformedError(file.path, f"{name}.shape", found=info.shape, allowed="one value or more")
-        return _judged(file, name, file.read_array(offset, info.n_bytes, name).view(_FLOAT), offset)
+        numbers = file.read_array(offset, info.n_bytes, name).view(_FLOAT.newbyteorder(header.dialect.sign))
+        return _judged(file, name, numbers, offset)
 
     entries: dict[str, Entry] = {}
     for name in names:
@@ -277,7 +291,7 @@ def _judged(file: InputFile, name: str, values: npt.NDArray[np.float32], offset:
         found = f"{float(values[at])!r} as value {at}"
         allowed = "finite numbers, not negative"
         raise MalformedError(file.path, name, offset=offset + _FLOAT.itemsize * at, found=found, allowed=allowed)
-    return values.astype(np.float32, copy=False)
+    return values.astype(_FLOAT, copy=False)
 
 
 def pack(imatrix: Imatrix) -> bytes:

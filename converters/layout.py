@@ -14,7 +14,7 @@ class PlacedTensor:
     info: name, type and shape as the file has them. source: the GGUF name of the checkpoint's tensor that fills it.
     row_order: for each row of a group of len(row_order) rows, which row of the source's group it is (None: as is).
     first_row, first_column: where it begins in the source, once that is in order, if it is a part of it; a part of the
-    columns is for plain types only.
+    columns is for plain types only. swap: whether the file has its numbers big-endian (`converters.byte_order`).
     """
 
     info: TensorInfo
@@ -23,6 +23,7 @@ class PlacedTensor:
     row_order: tuple[int, ...] | None = None
     first_row: int = 0
     first_column: int = 0
+    swap: bool = False
 
 
 @dataclass(frozen=True)

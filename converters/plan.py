@@ -126,7 +126,7 @@ def make(
     if (recipe.imatrix is None) != (imatrix is None) or (imatrix and recipe.imatrix != imatrix.sha256):
         raise ValueError(f"the recipe asks for the importance matrix {recipe.imatrix}, this is another")
     chosen = mix.named(recipe.mix)
-    lay_out = _layout(checkpoint, recipe, chosen, name, has_imatrix=imatrix is not None)
+    lay_out = _layout(checkpoint, recipe, chosen, name, imatrix)
     provenance = None
     if made_by is not None:
         unknown = {file.path.name: UNKNOWN for file in checkpoint.files} | {
@@ -152,13 +152,13 @@ def make(
 
 
 def _layout(
-    checkpoint: Checkpoint, recipe: Recipe, chosen: Mix, name: str, *, has_imatrix: bool
+    checkpoint: Checkpoint, recipe: Recipe, chosen: Mix, name: str, imatrix: Imatrix | None
 ) -> Callable[[Provenance | None], tuple[OutputFile, ...]]:
     """The writer of the recipe's target, waiting for nothing but provenance."""
     if recipe.target == "gguf":
         infos = (tensor.info for tensor in checkpoint.tensors.values())
         parameters = checkpoint.hyperparameters
-        types = mix.types(chosen, infos, parameters, has_imatrix=has_imatrix, overrides=recipe.overrides)
+        types = mix.types(chosen, infos, parameters, has_imatrix=imatrix is not None, overrides=recipe.overrides)
         return partial(
             gguf.lay_out,
             checkpoint,
@@ -167,6 +167,7 @@ def _layout(
             chosen.file_type,
             recipe.max_shard_bytes,
             recipe.byte_order or "little",
+            imatrix,
         )
     if recipe.target in ("pth", "mistral"):
         return partial(meta.lay_out, checkpoint, chosen.base, recipe.target, recipe.n_shards)

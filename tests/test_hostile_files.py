@@ -69,7 +69,7 @@ GGUF_CASES = [
     ("GGLA", b"algg" + bytes(100), ("header at 0", "an adapter")),
     ("version 0", gguf_fixed(0), ("version at 4", "found 0")),
     ("version 4", gguf_fixed(4), ("version at 4", "4")),
-    ("big-endian", gguf_fixed(0x03000000), ("version at 4", "big-endian")),
+    ("version 4, big-endian", gguf_fixed(0x04000000), ("version at 4", "a big-endian file, version 4")),
     ("2^64 tensors", replace(GGUF, n_tensors=2**64 - 1).build(), ("n_tensors at 8", "18446744073709551615")),
     ("2^63 keys", replace(GGUF, n_kv=2**63).build(), ("n_kv at 16", "9223372036854775808")),
     ("one key more", replace(GGUF, n_kv=len(GGUF.keys) + 1).build(), ("tensor[0].name",)),

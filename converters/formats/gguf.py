@@ -1,13 +1,14 @@
-"""GGUF: one file with hyper-parameters, vocabulary and tensors, as llama.cpp and its kin read it.
+"""GGUF: hyper-parameters, vocabulary and tensors in one file or in shards, as llama.cpp and its kin read them.
 
-The bytes stand in gguf_header.py. Tensor names and the order of rows are the ones that we use between formats, so
-nothing is renamed or reordered here. A result is written in version 3: the keys in the order of llama.cpp's converter
-(general, architecture, tokenizer), the tensors in the order of the architecture and any others after them by name.
+The bytes stand in gguf_header.py, what a model in shards is in gguf_shards.py. Tensor names and the order of rows are
+the ones that we use between formats, so nothing is renamed or reordered here. A result is written in version 3: the
+keys in the order of llama.cpp's converter (general, architecture, tokenizer), the tensors in the order of the
+architecture and any others after them by name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -18,12 +19,15 @@ from converters.dtypes import DType
 from converters.errors import ConversionError, MalformedError, RefusedError, UnsupportedError, shown
 from converters.fields import Fields
 from converters.formats import signatures
-from converters.formats.gguf_header import ALIGNMENT, Header, pack_header, padded, read_header
+from converters.formats.gguf_dialect import Dialect
+from converters.formats.gguf_shards import Shard, holds_models, only_model, open_shards, prefix_of
+from converters.formats.gguf_split import groups_by_size, lay_out_file, lay_out_shards
 from converters.hyperparameters import HyperParameters
+from converters.imatrix import Imatrix
 from converters.input_file import InputFile, Opener
-from converters.layout import OutputFile, PlacedTensor
+from converters.layout import OutputFile
 from converters.provenance import Provenance
-from converters.tensors import StoredTensor, Tensor, TensorInfo
+from converters.tensors import Tensor, TensorInfo
 from converters.tokenizers.gguf_keys import vocabulary_from_gguf, vocabulary_to_gguf
 from converters.tokenizers.vocabulary import Vocabulary
 
@@ -37,34 +41,43 @@ _OF_THE_FILE = {"architecture", "type", "file_type", "quantization_version", "al
 
 
 def sniff(path: Path) -> bool:
-    """Whether this is a file that begins as GGUF files do, or those of the formats before, which get advice."""
+    """Whether this is a file that begins as GGUF files do, or a folder of such files and no other model."""
     try:
+        if path.is_dir():
+            return holds_models(path)
         with InputFile(path) as file:
             head = file.read(0, min(file.size, signatures.LENGTH), "header")
-            return signatures.of(head) in (signatures.Signature.GGUF, signatures.Signature.GGML)
+            return signatures.of(head) is signatures.Signature.GGUF
     except (ConversionError, OSError):
         return False
 
 
 def open_checkpoint(path: Path, *, opener: Opener = InputFile, allow_trailing: bool = False) -> Checkpoint:
-    """A model in one GGUF file: header, hyper-parameters and vocabulary read and judged, weights left where they are.
+    """A model in a file, in shards of which this is any, or the one in a folder; weights are left where they are.
 
     allow_trailing: bytes after the last tensor are left alone instead of refused. Raises MalformedError naming the
-    key or tensor, UnsupportedError for GGUF files that are no whole model or of an architecture that we do not know.
+    key or tensor, MissingError for a shard that is not there, UnsupportedError for GGUF files that are no model, of an
+    architecture that we do not know, or for several in a folder.
     """
+    shards = open_shards(only_model(path) if path.is_dir() else path, opener, allow_trailing=allow_trailing)
     with ExitStack() as stack:
-        file = stack.enter_context(opener(path))
-        checkpoint = _checkpoint(file, read_header(file, allow_trailing=allow_trailing))
+        for shard in shards:
+            stack.callback(shard.file.close)
+        checkpoint = checkpoint_of(shards)
         checkpoint.check_unchanged()
         stack.pop_all()
     return checkpoint
 
 
-def _checkpoint(file: InputFile, header: Header) -> Checkpoint:
-    fields = Fields(file.path, header.metadata)
-    _check_whole_model(fields, len(header.tensors))
+def checkpoint_of(shards: Sequence[Shard]) -> Checkpoint:
+    """The model in open files, in their order: what the keys of the first say, and the tensors of all."""
+    file, header, fields = shards[0].file, shards[0].header, shards[0].fields
+    # Adapters, importance matrices and projectors share the container.
+    kind = fields.string("general.type", default="model")
+    if kind != "model":
+        raise UnsupportedError(fields.path, "general.type", found=kind, allowed="model")
     architecture = by_gguf_name(file.path, header.metadata.get("general.architecture"))
-    tensors = {info.name: StoredTensor(info, file, offset) for info, offset in header.tensors}
+    tensors = {name: tensor for shard in shards for name, tensor in shard.tensors().items()}
     parameters = architecture.settle(architecture.from_gguf(fields), tensors)
     warnings = _check_shapes(file.path, architecture, parameters, tensors)
     vocabulary = vocabulary_from_gguf(fields)
@@ -76,26 +89,10 @@ def _checkpoint(file: InputFile, header: Header) -> Checkpoint:
         hyperparameters=parameters,
         vocabulary=vocabulary,
         tensors=tensors,
-        files=(file,),
+        files=tuple(shard.file for shard in shards),
         card=_card(fields),
         warnings=warnings,
     )
-
-
-def _check_whole_model(fields: Fields, n_tensors: int) -> None:
-    """Adapters, importance matrices and projectors share the container; shards hold a part of a model."""
-    kind = fields.string("general.type", default="model")
-    if kind != "model":
-        raise UnsupportedError(fields.path, "general.type", found=kind, allowed="model")
-    # llama-gguf-split leaves its keys in what it merges, with a count of 0.
-    n_files = fields.integer("split.count", minimum=0, default=1)
-    if n_files > 1:
-        found = f"a shard of {n_files}"
-        raise UnsupportedError(fields.path, "split.count", found=found, allowed="a model in one file")
-    n_in_all = fields.integer("split.tensors.count", minimum=0, default=n_tensors)
-    if n_in_all != n_tensors:
-        found = f"{n_in_all}, and {n_tensors} tensors in the file"
-        raise UnsupportedError(fields.path, "split.tensors.count", found=found, allowed="a model in one file")
 
 
 def _check_shapes(
@@ -144,30 +141,33 @@ def lay_out(
     file_type: int,
     max_shard_bytes: int | None = None,
     byte_order: str = "little",
+    imatrix: Imatrix | None = None,
     provenance: Provenance | None = None,
 ) -> tuple[OutputFile, ...]:
     """What the checkpoint will be as GGUF, before any weight is read.
 
     dtypes: the type of each tensor, by GGUF name. file_type: the number of the mix in `general.file_type`
-    (`llama_ftype` in llama.h). provenance: what the header says of its making. Raises RefusedError for a type that GGUF
-    does not have or whose blocks do not divide the tensor's rows.
+    (`llama_ftype` in llama.h). max_shard_bytes: of tensors in a file; what fits into one is not split. imatrix: what
+    the types are searched with. provenance: what the header says of its making. Raises RefusedError for a type that
+    GGUF does not have or whose blocks do not divide the tensor's rows.
     """
     architecture = by_gguf_name(checkpoint.path, checkpoint.architecture)
     infos = [
         TensorInfo(name, dtypes[name], checkpoint.tensors[name].info.shape)
         for name in _in_order(checkpoint.tensors, architecture.shapes(checkpoint.hyperparameters))
     ]
-    placed, end = [], 0
     for info in infos:
         _check_dtype(info)
-        placed.append((info, end))
-        end = padded(end + info.n_bytes, ALIGNMENT)
     metadata = _metadata(checkpoint, architecture, infos, file_type)
+    if imatrix is not None:
+        metadata |= imatrix.keys()
     if provenance is not None:
         metadata |= provenance.keys()
-    head = pack_header(metadata, placed)
-    tensors = tuple(PlacedTensor(info, info.name, len(head) + offset) for info, offset in placed)
-    return (OutputFile(file_name, len(head) + end, head, tensors),)
+    dialect = Dialect(byte_order="big" if byte_order == "big" else "little")
+    groups = [infos] if max_shard_bytes is None else groups_by_size(infos, max_shard_bytes)
+    if len(groups) == 1:
+        return (lay_out_file(file_name, metadata, infos, dialect),)
+    return lay_out_shards(prefix_of(file_name), metadata, groups, dialect)
 
 
 def _in_order(names: Iterable[str], known: Iterable[str]) -> list[str]:

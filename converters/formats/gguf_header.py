@@ -1,4 +1,4 @@
-"""The head of a GGUF file, versions 2 and 3, little-endian: read with suspicion, packed as llama.cpp packs it.
+"""The head of a GGUF file, of any version and byte order: read with suspicion, packed as llama.cpp packs it.
 
     "GGUF", version u32, n_tensors u64, n_kv u64
     n_kv times:      key (string), type u32, value
@@ -6,26 +6,26 @@
     zeros up to a multiple of `general.alignment` (32 where the key is absent)
     data: each tensor at its offset from here, in the order of the list, zeros after each up to the alignment
 
-Strings and values: gguf_values.py. Specification: docs/gguf.md in ggml-org/ggml; where it leaves room (gaps between
-tensors, the order of offsets) the rules are those of gguf.cpp in llama.cpp.
+Strings and values: gguf_values.py. Other versions and byte orders: gguf_dialect.py. Specification: docs/gguf.md in
+ggml-org/ggml; where it leaves room (gaps between tensors, the order of offsets) the rules are those of gguf.cpp in
+llama.cpp.
 """
 
 from __future__ import annotations
 
 import math
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from converters.dtypes import BY_GGML_ID, IK_LLAMA_IDS, INTERNAL_GGML_IDS, REMOVED_GGML_IDS, DType
 from converters.errors import MalformedError, UnsupportedError, shown
-from converters.formats.gguf_values import Cursor, Value, ValueType, packed_string, packed_value
+from converters.formats.gguf_dialect import VERSIONS, Dialect, dialect_of
+from converters.formats.gguf_values import Cursor, Value, ValueType, exact, packed_string, packed_value
 from converters.input_file import InputFile
 from converters.tensors import TensorInfo
 
 MAGIC = b"GGUF"
-VERSION = 3
 ALIGNMENT = 32
 
 # Budgets, far above any model that we know of: 100 keys, 50,000 tensors.
@@ -36,13 +36,7 @@ MOST_NAME_BYTES = 63  # GGML_MAX_NAME, less the zero that C puts at the end
 MOST_DIMENSIONS = 4
 MOST_ALIGNMENT = 2**20
 
-_FIXED = struct.Struct("<4sIQQ")
-_LEAST_KEY_BYTES = 8 + 1 + 4 + 1
-_LEAST_TENSOR_BYTES = 8 + 1 + 4 + 4 + 8
-
-# The formats before GGUF, by their first four bytes: llama.cpp wrote the number 'ggml' little-endian.
-_FORERUNNERS = {b"lmgg": "GGML", b"fmgg": "GGMF", b"tjgg": "GGJT", b"algg": "GGLA (an adapter)", b"nsgg": "GGSN"}
-_FORERUNNERS |= {magic[::-1]: name for magic, name in _FORERUNNERS.items()} | {b"GGML": "GGML"}
+_THIS = Dialect()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +56,11 @@ class KeyValue:
     value_offset: int
     value_bytes: int
 
+    @property
+    def exact(self) -> object:
+        """The value as `pack_header` writes it into the same type again: single numbers as numpy's."""
+        return exact(self.type, self.value)
+
 
 @dataclass(frozen=True)
 class Header:
@@ -71,7 +70,7 @@ class Header:
     they end, with the padding after the last tensor.
     """
 
-    version: int
+    dialect: Dialect
     alignment: int
     entries: Mapping[str, KeyValue]
     tensors: tuple[tuple[TensorInfo, int], ...]
@@ -84,16 +83,21 @@ class Header:
         """The values alone, by key."""
         return {key: entry.value for key, entry in self.entries.items()}
 
+    @property
+    def exact_metadata(self) -> dict[str, object]:
+        """The same for `pack_header`, which makes the very same entries of them."""
+        return {key: entry.exact for key, entry in self.entries.items()}
+
 
 def read_header(file: InputFile, *, allow_trailing: bool = False) -> Header:
     """Read and judge everything before the weights, and that the weights are all there.
 
     allow_trailing: bytes after the last tensor are left alone instead of refused.
-    Raises MalformedError, UnsupportedError for the formats and versions that we know of and do not read,
+    Raises MalformedError, UnsupportedError for versions and types that we know of and do not read,
     ChangedError when the file becomes shorter meanwhile.
     """
-    version, n_tensors, n_kv = _read_fixed_part(file)
-    cursor = Cursor(file, _FIXED.size)
+    dialect, n_tensors, n_kv = _read_fixed_part(file)
+    cursor = Cursor(file, dialect.fixed.size, dialect)
     entries = _read_keys(cursor, n_kv)
     alignment = _alignment(file, entries)
     listed = _read_tensors(cursor, n_tensors, n_kv)
@@ -109,7 +113,7 @@ def read_header(file: InputFile, *, allow_trailing: bool = False) -> Header:
             found=f"{file.size - data_end} bytes after the last tensor",
             allowed="none (--allow-trailing leaves them out)",
         )
-    return Header(version, alignment, entries, tensors, size, data_offset, data_end)
+    return Header(dialect, alignment, entries, tensors, size, data_offset, data_end)
 
 
 def padded(n_bytes: int, alignment: int) -> int:
@@ -117,49 +121,42 @@ def padded(n_bytes: int, alignment: int) -> int:
     return (n_bytes + alignment - 1) & -alignment
 
 
-def _read_fixed_part(file: InputFile) -> tuple[int, int, int]:
-    start = file.read(0, min(4, file.size), "header")
-    if start in _FORERUNNERS:
-        raise UnsupportedError(
-            file.path,
-            "header",
-            offset=0,
-            found=f"{_FORERUNNERS[start]}, a format older than GGUF",
-            allowed="GGUF: convert the file with convert_llama_ggml_to_gguf.py of llama.cpp first",
-        )
-    if file.size < _FIXED.size:
-        raise MalformedError(
-            file.path,
-            "header",
-            offset=file.size,
-            found=f"the file's end after {file.size} bytes",
-            allowed=f"at least {_FIXED.size} bytes",
-        )
-    if start != MAGIC:
-        raise MalformedError(file.path, "header", offset=0, found=start, allowed=repr(MAGIC))
-    _, version, n_tensors, n_kv = _FIXED.unpack(file.read(0, _FIXED.size, "header"))
-    _check_version(file, version)
-    left = file.size - _FIXED.size
+def _read_fixed_part(file: InputFile) -> tuple[Dialect, int, int]:
+    start = file.read(0, min(8, file.size), "header")
+    if len(start) < 8:
+        raise _too_short(file, Dialect(1).fixed.size)
+    if start[:4] != MAGIC:
+        raise MalformedError(file.path, "header", offset=0, found=start[:4], allowed=repr(MAGIC))
+    dialect = dialect_of(start[4:])
+    fixed = (dialect or _THIS).fixed
+    if file.size < fixed.size:
+        raise _too_short(file, fixed.size)
+    if dialect is None:
+        raise _wrong_version(file, int.from_bytes(start[4:], "little"))
+    _, _, n_tensors, n_kv = fixed.unpack(file.read(0, fixed.size, "header"))
+    left, width = file.size - fixed.size, dialect.size.size
     for field, offset, count, most, least_bytes in (
-        ("n_tensors", 8, n_tensors, MOST_TENSORS, _LEAST_TENSOR_BYTES),
-        ("n_kv", 16, n_kv, MOST_KEYS, _LEAST_KEY_BYTES),
+        ("n_tensors", 8, n_tensors, MOST_TENSORS, dialect.least_tensor_bytes),
+        ("n_kv", 8 + width, n_kv, MOST_KEYS, dialect.least_key_bytes),
     ):
         if count > min(most, left // least_bytes):
             allowed = f"at most {most}, of {least_bytes} bytes or more each in the {left} that follow"
             raise MalformedError(file.path, field, offset=offset, found=count, allowed=allowed)
-    return version, n_tensors, n_kv
+    return dialect, n_tensors, n_kv
 
 
-def _check_version(file: InputFile, version: int) -> None:
-    if version in (2, 3):
-        return
-    allowed = "version 2 or 3, little-endian"
-    if version == 0:
-        raise MalformedError(file.path, "version", offset=4, found=0, allowed=allowed)
-    found = f"version {version}"
-    if version & 0xFFFF == 0:
-        found = f"a big-endian file, version {version >> 24}"
-    raise UnsupportedError(file.path, "version", offset=4, found=found, allowed=allowed)
+def _too_short(file: InputFile, least: int) -> MalformedError:
+    found = f"the file's end after {file.size} bytes"
+    return MalformedError(file.path, "header", offset=file.size, found=found, allowed=f"at least {least} bytes")
+
+
+def _wrong_version(file: InputFile, number: int) -> MalformedError:
+    allowed = f"version {', '.join(map(str, VERSIONS))}, of either byte order"
+    if number == 0:
+        return MalformedError(file.path, "version", offset=4, found=0, allowed=allowed)
+    turned = int.from_bytes(number.to_bytes(4, "little"), "big")
+    found = f"a big-endian file, version {turned}" if turned < number else f"version {number}"
+    return UnsupportedError(file.path, "version", offset=4, found=found, allowed=allowed)
 
 
 def _read_keys(cursor: Cursor, n_kv: int) -> dict[str, KeyValue]:
@@ -234,7 +231,7 @@ def _read_info(cursor: Cursor, name: str) -> TensorInfo:
     if n_dims > MOST_DIMENSIONS:
         raise cursor.error(f"{name}.n_dims", offset, n_dims, f"at most {MOST_DIMENSIONS}")
     offset = cursor.offset
-    shape = struct.unpack(f"<{n_dims}Q", cursor.take(8 * n_dims, f"{name}.shape"))[::-1]
+    shape = tuple(cursor.count(f"{name}.shape") for _ in range(n_dims))[::-1]
     # Counting an empty dimension as one keeps the others small too: nothing may have to go through 2**60 empty rows.
     if math.prod(max(1, size) for size in shape) >= 2**63:
         raise cursor.error(f"{name}.shape", offset, shape, "fewer than 2**63 weights")
@@ -301,20 +298,24 @@ def _misplacement(found: int, expected: int, alignment: int) -> str:
 
 
 def pack_header(
-    metadata: Mapping[str, object], tensors: Sequence[tuple[TensorInfo, int]], alignment: int = ALIGNMENT
+    metadata: Mapping[str, object],
+    tensors: Sequence[tuple[TensorInfo, int]],
+    alignment: int = ALIGNMENT,
+    dialect: Dialect = _THIS,
 ) -> bytes:
-    """A version 3 header with the padding after it. tensors: each with its offset from the start of the data.
+    """A header with the padding after it. tensors: each with its offset from the start of the data.
 
     Raises RefusedError for text that UTF-8 cannot hold, ValueError for what GGUF has no type for.
     """
-    parts = [_FIXED.pack(MAGIC, VERSION, len(tensors), len(metadata))]
+    u32, u64, size = dialect.u32.pack, dialect.u64.pack, dialect.size.pack
+    parts = [dialect.fixed.pack(MAGIC, dialect.version, len(tensors), len(metadata))]
     for key, value in metadata.items():
-        parts += (packed_string(key, key), packed_value(key, value))
+        parts += (packed_string(key, key, dialect), packed_value(key, value, dialect))
     for info, offset_in_data in tensors:
         if info.dtype.ggml_id is None:
             raise ValueError(f"{info.name}: GGUF has no type for {info.dtype}")
-        parts.append(packed_string(info.name, info.name))
-        parts.append(struct.pack(f"<I{len(info.shape)}Q", len(info.shape), *reversed(info.shape)))
-        parts.append(struct.pack("<IQ", info.dtype.ggml_id, offset_in_data))
+        dimensions = (size(dimension) for dimension in reversed(info.shape))
+        parts += (packed_string(info.name, info.name, dialect), u32(len(info.shape)), *dimensions)
+        parts += (u32(info.dtype.ggml_id), u64(offset_in_data))
     head = b"".join(parts)
     return head.ljust(padded(len(head), alignment), b"\0")

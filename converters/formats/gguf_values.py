@@ -1,19 +1,20 @@
 """Values of GGUF's metadata: their types, how they are read from a file that nobody vouches for, how they are packed.
 
 A string is its length in bytes (u64) and UTF-8. An array is the type of its elements (u32), their number (u64), and
-the elements. Every length is held against the bytes that the file really has before it is used. The file is read
-forward through a window, never mapped, so that a file cut short under our hands is an error and not a signal.
+the elements; gguf_dialect.py says how other versions and byte orders have it. Every length is held against the bytes
+that the file really has before it is used. The file is read forward through a window, never mapped, so that a file cut
+short under our hands is an error and not a signal.
 """
 
 from __future__ import annotations
 
-import struct
 from enum import IntEnum
 
 import numpy as np
 import numpy.typing as npt
 
 from converters.errors import MalformedError, RefusedError, UnsupportedError, shown
+from converters.formats.gguf_dialect import Dialect
 from converters.input_file import InputFile
 
 # Budgets: 262,144 tokens with scores and merges, the largest vocabulary that we know of, take about 20 MB and 800,000
@@ -22,8 +23,7 @@ MOST_HEADER_BYTES = 64 * 2**20
 MOST_STRINGS = 2**21  # in arrays, all together
 
 _WINDOW = 2**20  # bytes read at a time
-_U32 = struct.Struct("<I")
-_U64 = struct.Struct("<Q")
+_THIS = Dialect()
 
 
 class ValueType(IntEnum):
@@ -60,8 +60,8 @@ Value = bool | int | float | str | tuple[str, ...] | npt.NDArray[np.generic]
 class Cursor:
     """Goes forward through the header; looks whether bytes are there before it asks for them."""
 
-    def __init__(self, file: InputFile, offset: int) -> None:
-        self.file = file
+    def __init__(self, file: InputFile, offset: int, dialect: Dialect = _THIS) -> None:
+        self.file, self.dialect = file, dialect
         self._end = min(file.size, MOST_HEADER_BYTES)
         self._window, self._window_offset, self._at = b"", offset, 0
         self._strings_left = MOST_STRINGS
@@ -97,10 +97,14 @@ class Cursor:
         return f"at most the {self._end - offset} bytes that are left of the file"
 
     def u32(self, field: str) -> int:
-        return int(_U32.unpack(self.take(4, field))[0])
+        return int(self.dialect.u32.unpack(self.take(4, field))[0])
 
     def u64(self, field: str) -> int:
-        return int(_U64.unpack(self.take(8, field))[0])
+        return int(self.dialect.u64.unpack(self.take(8, field))[0])
+
+    def count(self, field: str) -> int:
+        """A count, a length or a dimension, as wide as the version has them."""
+        return int(self.dialect.size.unpack(self.take(self.dialect.size.size, field))[0])
 
     def value_type(self, field: str, of: str) -> ValueType:
         """A type's number. of: whose type it is, for the message."""
@@ -114,31 +118,31 @@ class Cursor:
     def string(self, field: str, *, least: int = 0, most: int = MOST_HEADER_BYTES, note: str = "") -> str:
         """Text of least to most bytes. note: what else may be wrong when its length is."""
         offset = self.offset
-        n_bytes = self.u64(f"{field}.length")
+        n_bytes = self.count(f"{field}.length")
+        start = self.offset
         if not least <= n_bytes <= most:
             raise self.error(f"{field}.length", offset, n_bytes, f"{least} to {most} bytes{note}")
-        if n_bytes > self._end - self.offset:
-            raise self.error(f"{field}.length", offset, n_bytes, self._what_is_left(offset + 8) + note)
+        if n_bytes > self._end - start:
+            raise self.error(f"{field}.length", offset, n_bytes, self._what_is_left(start) + note)
         data = self.take(n_bytes, field)
         try:
             return data.decode()
         except UnicodeDecodeError as error:
-            at = offset + 8 + error.start
-            raise self.error(field, at, data[error.start : error.start + 8], "UTF-8") from None
+            raise self.error(field, start + error.start, data[error.start : error.start + 8], "UTF-8") from None
 
     def strings(self, field: str, count: int) -> tuple[str, ...]:
         """An array of text: most of a header's bytes, so whatever lies whole in the window is read in one go."""
         self._strings_left -= count
         texts: list[str] = []
-        length_at = _U64.unpack_from
+        length_at, width = self.dialect.size.unpack_from, self.dialect.size.size
         while len(texts) < count:
             window, at, end = self._window, self._at, len(self._window)
             try:
-                while len(texts) < count and at + 8 <= end:
-                    stop = at + 8 + length_at(window, at)[0]
+                while len(texts) < count and at + width <= end:
+                    stop = at + width + length_at(window, at)[0]
                     if stop > end:
                         break
-                    texts.append(window[at + 8 : stop].decode())
+                    texts.append(window[at + width : stop].decode())
                     at = stop
             except UnicodeDecodeError:
                 pass  # `string` comes to the same bytes next, and says where they are
@@ -157,7 +161,10 @@ class Cursor:
             if wrong.size:
                 at = int(wrong[0])
                 raise self.error(field, offset + at, int(values[at]), "0 or 1, for false and true")
-        return np.frombuffer(data, dtype)
+        stored = np.frombuffer(data, dtype.newbyteorder(self.dialect.sign))
+        read = stored.astype(dtype, copy=False)
+        read.flags.writeable = False
+        return read
 
     def array(self, key: str) -> tuple[ValueType, Value]:
         """The type of an array's elements, and the elements."""
@@ -168,10 +175,10 @@ class Cursor:
                 self.file.path, f"{key}.type", offset=offset, found="an array of arrays", allowed="one level"
             )
         offset = self.offset
-        count = self.u64(f"{key}.length")
-        least_bytes = 8 if kind is ValueType.STRING else _NUMBERS[kind].itemsize
+        count = self.count(f"{key}.length")
+        least_bytes = self.dialect.size.size if kind is ValueType.STRING else _NUMBERS[kind].itemsize
         if count > (self._end - self.offset) // least_bytes:
-            raise self.error(f"{key}.length", offset, f"{count} elements", self._what_is_left(offset + 8))
+            raise self.error(f"{key}.length", offset, f"{count} elements", self._what_is_left(self.offset))
         if kind is not ValueType.STRING:
             return kind, self.numbers(key, kind, count)
         if count > self._strings_left:
@@ -179,39 +186,50 @@ class Cursor:
         return kind, self.strings(key, count)
 
 
-def packed_value(key: str, value: object) -> bytes:
+def exact(kind: ValueType, value: Value) -> object:
+    """A value that was read, as `packed_value` packs it into the very same type."""
+    return value if kind in (ValueType.STRING, ValueType.ARRAY, ValueType.BOOL) else _NUMBERS[kind].type(value)
+
+
+def packed_value(key: str, value: object, dialect: Dialect = _THIS) -> bytes:
     """Type and value, as a key's entry has them.
 
     A bool becomes BOOL; an int UINT32, UINT64 where that is too small, INT32 where it is negative; a float FLOAT32; a
-    str STRING; a list or tuple of str ARRAY of STRING; a numpy array of one dimension ARRAY of its type.
-    Raises RefusedError for text that UTF-8 cannot hold, ValueError for what GGUF has no type for; key is for both.
+    str STRING; a list or tuple of str ARRAY of STRING; a number of numpy's its type, an array of one dimension ARRAY of
+    its type. Raises RefusedError for text that UTF-8 cannot hold, ValueError for what GGUF has no type for; key is for
+    both.
     """
     if isinstance(value, str):
-        return _U32.pack(ValueType.STRING) + packed_string(key, value)
-    if isinstance(value, bool):
-        return struct.pack("<I?", ValueType.BOOL, value)
-    if isinstance(value, int):
-        if value < 0:
-            return struct.pack("<Ii", ValueType.INT32, value)
-        small = value < 2**32
-        return struct.pack("<II" if small else "<IQ", ValueType.UINT32 if small else ValueType.UINT64, value)
-    if isinstance(value, float):
-        return struct.pack("<If", ValueType.FLOAT32, value)
-    if isinstance(value, np.ndarray):
-        numbers = value.astype(value.dtype.newbyteorder("<"), copy=False)
-        kind = _TYPE_OF_NUMBERS.get(numbers.dtype)
-        if kind is not None and numbers.ndim == 1:
-            return struct.pack("<IIQ", ValueType.ARRAY, kind, len(numbers)) + numbers.tobytes()
+        return dialect.u32.pack(ValueType.STRING) + packed_string(key, value, dialect)
     if isinstance(value, (list, tuple)) and all(isinstance(text, str) for text in value):
-        head = struct.pack("<IIQ", ValueType.ARRAY, ValueType.STRING, len(value))
-        return head + b"".join(packed_string(key, text) for text in value)
-    raise ValueError(f"{key}: GGUF has no type for {value!r}")
+        texts = (packed_string(key, text, dialect) for text in value)
+        return b"".join((_array_head(ValueType.STRING, len(value), dialect), *texts))
+    numbers = np.asarray(_narrowed(value))
+    kind = _TYPE_OF_NUMBERS.get(numbers.dtype.newbyteorder("<"))
+    is_array = isinstance(value, np.ndarray)
+    if kind is None or numbers.ndim != is_array:
+        raise ValueError(f"{key}: GGUF has no type for {value!r}")
+    head = _array_head(kind, len(numbers), dialect) if is_array else dialect.u32.pack(kind)
+    return head + numbers.astype(_NUMBERS[kind].newbyteorder(dialect.sign)).tobytes()
 
 
-def packed_string(key: str, text: str) -> bytes:
+def _narrowed(value: object) -> object:
+    """Python's own numbers as the smallest of GGUF's usual types that holds them."""
+    if isinstance(value, (np.generic, np.ndarray, bool)):
+        return value
+    if isinstance(value, int):
+        return np.int32(value) if value < 0 else np.uint32(value) if value < 2**32 else np.uint64(value)
+    return np.float32(value) if isinstance(value, float) else value
+
+
+def _array_head(kind: ValueType, count: int, dialect: Dialect) -> bytes:
+    return dialect.u32.pack(ValueType.ARRAY) + dialect.u32.pack(kind) + dialect.size.pack(count)
+
+
+def packed_string(key: str, text: str, dialect: Dialect = _THIS) -> bytes:
     """Length and UTF-8. Raises RefusedError, naming key, for lone surrogates."""
     try:
         data = text.encode()
     except UnicodeEncodeError as error:
         raise RefusedError(f"{shown(key)}: {shown(text)} is no text that UTF-8 can hold ({error.reason})") from None
-    return _U64.pack(len(data)) + data
+    return dialect.size.pack(len(data)) + data

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from converters import dtypes
 from converters.errors import ChangedError, ConversionError, MalformedError, RefusedError, UnsupportedError
+from converters.formats.gguf_dialect import Dialect
 from converters.formats.gguf_header import (
     MOST_KEYS,
     MOST_TENSORS,
@@ -73,7 +74,7 @@ HALVES = np.arange(6, dtype="<f2").tobytes() + b"\0" * 20
 
 def test_literal_bytes_are_read(tmp_path: Path) -> None:
     header = header_of(tmp_path / "f", LITERAL + HALVES)
-    assert (header.version, header.alignment, header.metadata) == (3, 32, {"k": 7})
+    assert (header.dialect, header.alignment, header.metadata) == (Dialect(3, "little"), 32, {"k": 7})
     assert header.tensors == ((TensorInfo("w", dtypes.F16, (2, 3)), 96),)
     assert (header.size, header.data_offset, header.data_end) == (82, 96, 128)
     entry = header.entries["k"]
@@ -114,7 +115,7 @@ def test_places_of_values_are_where_their_bytes_are(tmp_path: Path) -> None:
 
 
 def test_version_2_is_read(tmp_path: Path) -> None:
-    assert header_of(tmp_path / "f", replace(SMALL, version=2).build()).version == 2
+    assert header_of(tmp_path / "f", replace(SMALL, version=2).build()).dialect == Dialect(2, "little")
 
 
 @pytest.mark.parametrize("alignment", [1, 2, 8, 64, 4096])
@@ -177,7 +178,7 @@ BOTH = SMALL.tensors
 BAD: list[tuple[str, Gguf | bytes, str]] = [
     *((f"G01 {n} bytes", SMALL.build()[:n], "header") for n in (0, 1, 3, 4, 7, 8, 23)),
     *((f"G02 {magic!r}", replace(SMALL, magic=magic), "header") for magic in (b"FUGG", b"GGML", b"tjgg", b"ggla")),
-    *((f"G03 version {v:#x}", replace(SMALL, version=v), "version") for v in (0, 1, 4, 0x03000000)),
+    *((f"G03 version {v:#x}", replace(SMALL, version=v), "version") for v in (0, 4, 0x04000000, 2**32 - 1)),
     *(
         (f"G05 {n} tensors", replace(SMALL, n_tensors=n), "n_tensors")
         for n in (2**64 - 1, 2**63, 2**40, len(SMALL.build()) // 24 + 1)
@@ -282,9 +283,12 @@ def test_bad_header(tmp_path: Path, data: Gguf | bytes, field: str) -> None:
     ("data", "said"),
     [
         (SMALL.build()[:8], "found the file's end after 8 bytes"),
-        (replace(SMALL, magic=b"tjgg").build(), "found GGJT, a format older than GGUF, allowed GGUF: convert the file"),
-        (replace(SMALL, version=1).build(), "version at 4: found version 1, allowed version 2 or 3"),
-        (replace(SMALL, version=0x03000000).build(), "version at 4: found a big-endian file, version 3"),
+        (replace(SMALL, magic=b"tjgg").build(), "header at 0: found b'tjgg', allowed b'GGUF'"),
+        (
+            replace(SMALL, version=4).build(),
+            "version at 4: found version 4, allowed version 1, 2, 3, of either byte order",
+        ),
+        (replace(SMALL, version=0x04000000).build(), "version at 4: found a big-endian file, version 4"),
         (replace(SMALL, n_kv=7).build(), "or n_kv, 7, is not the number of keys"),
         (with_key(FIRST_KEY).build(), "found general.architecture again, first at 24"),
         (with_tensors(tensor("w", (8,), 4, 0)).build(), "found 4: Q4_2, which ggml has withdrawn"),
@@ -312,10 +316,8 @@ def test_message_says_what_is_wrong(tmp_path: Path, data: bytes, said: str) -> N
 @pytest.mark.parametrize(
     "file",
     [
-        replace(SMALL, version=1),
         replace(SMALL, version=4),
-        replace(SMALL, version=0x03000000),
-        replace(SMALL, magic=b"lmgg"),
+        replace(SMALL, version=0x04000000),
         with_key(array("k", ARRAY, 0, b"")),
         with_tensors(tensor("w", (8,), 31, 0)),
         with_tensors(tensor("w", (8,), 15, 0)),
