@@ -22,9 +22,9 @@ Card = Mapping[str, str | int | tuple[str, ...]]
 class Checkpoint:
     """A model at rest.
 
-    format: "gguf", "safetensors" or "pytorch". architecture: its name in `converters.architectures`. tensors: by GGUF
-    name (`blk.0.attn_q.weight`) with rows in GGUF's order, whatever names and order the files have. files: what the
-    tensors lie in, open until `close`. companions: the other files that were read, such as config.json.
+    format: "gguf", "ggml", "safetensors" or "pytorch". architecture: its name in `converters.architectures`. tensors:
+    by GGUF name (`blk.0.attn_q.weight`) with rows in GGUF's order, whatever names and order the files have. files: what
+    the tensors lie in, open until `close`. companions: the other files that were read, such as config.json.
     """
 
     path: Path

@@ -182,3 +182,18 @@ def test_unknown_architectures_list_the_known() -> None:
     with pytest.raises(UnsupportedError, match="MistralForCausalLM"):
         by_hf_class(PATH, ["list"])
     assert by_hf_class(PATH, "LLaMAForCausalLM") is llama
+
+
+def test_metas_names_are_those_of_its_transformer() -> None:
+    """`Transformer` in llama/model.py of meta-llama/llama."""
+    names = llama.meta_names(PARAMETERS)
+    assert names.keys() == llama.hf_names(PARAMETERS).keys()
+    assert {theirs: ours for ours, theirs in names.items() if "." not in theirs.removesuffix(".weight")} == {
+        "tok_embeddings.weight": "token_embd.weight",
+        "norm.weight": "output_norm.weight",
+        "output.weight": "output.weight",
+    }
+    assert [names[f"blk.1.{ours}.weight"] for ours in ("attn_q", "attn_output", "ffn_gate", "ffn_down", "ffn_up")] == [
+        "layers.1.attention.wq.weight", "layers.1.attention.wo.weight", "layers.1.feed_forward.w1.weight",
+        "layers.1.feed_forward.w2.weight", "layers.1.feed_forward.w3.weight",
+    ]  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from converters import dtypes
 from converters.errors import MalformedError, MissingError, UnsupportedError
 from converters.formats.ggml import open_checkpoint
-from converters.formats.ggml_header import Header, read_header
+from converters.formats.ggml_header import MOST_TENSORS, MOST_TOKENS, Header, read_header
 from converters.input_file import InputFile
 from tests.fakes import old_ggml
 from tests.fakes.old_ggml import CONTAINERS, Old, Shape, Stored
@@ -206,3 +207,15 @@ def test_no_flipped_bit_does_more_than_raise(tmp_path: Path) -> None:
                     assert error.path == path.with_name("model.bin.1")
             os.pwrite(file.fileno(), GOOD[at : at + 1], at)
     assert opened > 500  # weights, scores and texts may be any
+
+
+def test_budgets_are_above_any_llama_and_cost_little(tmp_path: Path) -> None:
+    """The most tokens that are read, then tensors without end: a few megabytes that take no time and no memory."""
+    tokens = tuple(b"%06d" % number for number in range(MOST_TOKENS))
+    head = Old("GGML", tokens, (0.0,) * MOST_TOKENS, SHAPE.numbers(0, MOST_TOKENS)).build()
+    entries = b"".join(struct.pack("<IIII", 1, 5, 0, 1) + b"%05d" % number + bytes(4) for number in range(20_000))
+    start = time.process_time()
+    with pytest.raises(MalformedError, match=rf"tensor\[{MOST_TENSORS}\] at \d+: found \d+ bytes more"):
+        header_of(tmp_path, head + entries)
+    assert time.process_time() - start < 2
+    assert MOST_TENSORS > 3 + 9 * 512
