@@ -13,9 +13,15 @@ that Meta and Mistral publish.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
+from converters.errors import MalformedError
 from converters.tokenizers.byte_alphabet import to_letters
 from converters.tokenizers.vocabulary import TokenKind, Vocabulary
+
+# What ranks may ask for; Llama 3's 128,000 tokens have 0.9 million bytes and their merges 2.4 million letters.
+MOST_BYTES = 4 << 20
+MOST_LETTERS = 16 << 20
 
 
 def merges_from_scores(vocabulary: Vocabulary) -> list[tuple[str, str]]:
@@ -56,18 +62,26 @@ def scores_from_merges(tokens: Sequence[str], kinds: Sequence[TokenKind], merges
     )
 
 
-def merges_from_ranks(ranks: Sequence[bytes]) -> tuple[str, ...]:
+def merges_from_ranks(path: Path, field: str, ranks: Sequence[bytes]) -> tuple[str, ...]:
     """Every pair of tokens that makes a third, as "left right" in the byte alphabet: by the rank of what it makes.
 
-    ranks: the tokens in order of rank, each of a bounded length, as the work grows with its square. Pairs that make the
-    same token go by the ranks of their halves (`extract_vocab_merges_from_model` in transformers'
-    convert_slow_tokenizer.py).
+    ranks: the tokens in order of rank. Pairs that make the same token go by the ranks of their halves
+    (`extract_vocab_merges_from_model` in transformers' convert_slow_tokenizer.py). path and field are for messages:
+    a small file can ask for very many pairs, which raises MalformedError.
     """
+    n_bytes = sum(map(len, ranks))
+    if n_bytes > MOST_BYTES:
+        raise MalformedError(path, field, found=f"tokens of {n_bytes} bytes", allowed=f"at most {MOST_BYTES} in all")
     order = {token: rank for rank, token in enumerate(ranks)}
     letters = [to_letters(token) for token in ranks]
     merges: list[str] = []
+    n_letters = 0
     for token in ranks:
         halves = ((order.get(token[:cut]), order.get(token[cut:])) for cut in range(1, len(token)))
         pairs = sorted((left, right) for left, right in halves if left is not None and right is not None)
+        n_letters += len(pairs) * len(token)
+        if n_letters > MOST_LETTERS:
+            found = f"more than {MOST_LETTERS} letters"
+            raise MalformedError(path, field, found=found, allowed="tokens that fewer pairs of others make")
         merges += [f"{letters[left]} {letters[right]}" for left, right in pairs]
     return tuple(merges)

@@ -58,7 +58,7 @@ def from_document(path: Path, document: dict[str, object]) -> Vocabulary:
         pre_tokenizer=cut.name,
         tokens=(*special, *map(byte_alphabet.to_letters, ranks)),
         kinds=(TokenKind.CONTROL,) * n_special + (TokenKind.NORMAL,) * len(ranks),
-        merges=merges_from_ranks(ranks),
+        merges=merges_from_ranks(path, "/vocab", ranks),
         bos_id=ids.get("<s>"),
         eos_id=eos_id,
         unk_id=ids.get("<unk>"),

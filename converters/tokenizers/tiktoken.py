@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import io
 import re
 from pathlib import Path
 
@@ -77,7 +78,7 @@ def parse(path: Path, data: bytes, vocab_size: int | None, *, scaled_rope: bool 
         pre_tokenizer=_LLAMA_3,
         tokens=tokens,
         kinds=(TokenKind.NORMAL,) * len(ranks) + (TokenKind.CONTROL,) * len(special),
-        merges=merges_from_ranks(ranks),
+        merges=merges_from_ranks(path, "ranks", ranks),
         bos_id=len(ranks) + special.index("<|begin_of_text|>"),
         eos_id=len(ranks) + special.index("<|end_of_text|>"),
         stop_ids=tuple(len(ranks) + special.index(text) for text in _ENDS if text in special),
@@ -88,12 +89,11 @@ def parse(path: Path, data: bytes, vocab_size: int | None, *, scaled_rope: bool 
 
 def _read_ranks(path: Path, data: bytes) -> list[bytes]:
     """The tokens' bytes in order of rank."""
-    lines = data.split(b"\n")
-    if lines.pop():
-        raise _at(path, len(lines) + 1, "no newline at its end", "whole lines")
     ranks: dict[bytes, int] = {}
-    for rank, line in enumerate(lines):
-        match = _LINE.fullmatch(line)
+    for rank, line in enumerate(io.BytesIO(data)):
+        if not line.endswith(b"\n"):
+            raise _at(path, rank + 1, "no newline at its end", "whole lines")
+        match = _LINE.fullmatch(line[:-1])
         if match is None:
             raise _at(path, rank + 1, line[:40], "base64, a space and a number")
         if int(match[2]) != rank:
