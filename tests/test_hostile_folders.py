@@ -152,7 +152,7 @@ TOKENIZERS: list[Case] = [
      65, ("tokenizer_config.json",)),
 ]  # fmt: skip
 
-SENTENCEPIECE: list[Case] = [
+MODEL_FILES: list[Case] = [
     ("empty", text("tokenizer.model", b""), 65, ("tokenizer.model",)),
     ("no protobuf", text("tokenizer.model", TRAP), 65, ("tokenizer.model",)),
     ("a length of 2^63", text("tokenizer.model", b"\x0a" + b"\xff" * 9 + b"\x01"), 65, ("tokenizer.model",)),
@@ -161,6 +161,11 @@ SENTENCEPIECE: list[Case] = [
     ("a score of NaN", text("tokenizer.model", b"\x0a\x08\x0a\x01a\x15\x00\x00\xc0\x7f"), 65, ("tokenizer.model",)),
     ("groups", text("tokenizer.model", b"\x0b" * 100_000), 65, ("tokenizer.model",)),
     ("a pointer", text("tokenizer.model", "version https://git-lfs.github.com/spec/v1\n"), 65, ("tokenizer.model",)),
+    ("ranks in bad base64", text("tokenizer.model", b"AA== 0\nA-== 1\n"), 65, ("tokenizer.model", "line 2")),
+    ("a rank twice", text("tokenizer.model", b"AA== 0\nAQ== 0\n"), 65, ("tokenizer.model", "line 2", "rank 0")),
+    ("a gap between ranks", text("tokenizer.model", b"AA== 0\nAQ== 2\n"), 65, ("tokenizer.model", "line 2")),
+    ("a last rank without its newline", text("tokenizer.model", b"AA== 0\nAQ== 1"), 65, ("tokenizer.model", "line 2")),
+    ("two ranks", text("tokenizer.model", b"AA== 0\nAQ== 1\n"), 65, ("tokenizer.model", "0x02")),
 ]
 
 
@@ -192,8 +197,8 @@ def test_a_tokenizer_that_lies(
     hostile.refused(tmp_path, folder, code, *words)
 
 
-@pytest.mark.parametrize(("change", "code", "words"), [case[1:] for case in SENTENCEPIECE], ids=ids(SENTENCEPIECE))
-def test_a_sentencepiece_model_that_lies(
+@pytest.mark.parametrize(("change", "code", "words"), [case[1:] for case in MODEL_FILES], ids=ids(MODEL_FILES))
+def test_a_tokenizer_model_that_lies(
     tmp_path: Path, change: Callable[[Path], None], code: int, words: tuple[str, ...]
 ) -> None:
     folder = tiny_llama.write(tmp_path / "in", tokenizer=False)

@@ -104,7 +104,7 @@ def _read_tokens(folder: Path, vocab_size: int | None) -> tuple[Path, Vocabulary
             vocabulary = _with_scores(slow, vocabulary, sentencepiece_model.read(slow))
         return fast, vocabulary
     if slow.exists():
-        return slow, grown(slow, model_file.read(slow, vocab_size), vocab_size)
+        return slow, grown(slow, model_file.read(slow, vocab_size), vocab_size, _added_tokens(folder))
     if (folder / "vocab.json").exists():
         raise UnsupportedError(
             folder / "vocab.json", "file", found="a tokenizer in old files", allowed="tokenizer.json"
@@ -126,10 +126,11 @@ def _with_scores(path: Path, vocabulary: Vocabulary, model: Vocabulary) -> Vocab
     return replace(vocabulary, tokens=tuple(tokens), kinds=tuple(kinds), scores=tuple(scores))
 
 
-def grown(path: Path, model: Vocabulary, vocab_size: int | None) -> Vocabulary:
-    """The tokens of a file with those that its folder adds, and unused ones up to vocab_size."""
+def grown(
+    path: Path, model: Vocabulary, vocab_size: int | None, added: Mapping[int, tuple[str, TokenKind]]
+) -> Vocabulary:
+    """The tokens of a file with those that its folder adds, by id, and unused ones up to vocab_size."""
     folder = path.parent
-    added = _added_tokens(folder)
     size = vocab_size if vocab_size is not None else max([len(model), *(token_id + 1 for token_id in added)])
     if size < len(model) or size > 4 * len(model) + 65536:
         raise MalformedError(path, "tokens", found=len(model), allowed=f"some for the embedding's {size} rows")

@@ -7,7 +7,7 @@
 
 The first that is there is taken, as mistral-common does. What a release leaves unsaid (chat template, other tokens that
 end an answer) may stand in tokenizer_config.json, generation_config.json and chat_template.jinja beside it, as in a
-folder of Hugging Face's.
+folder of Hugging Face's; but not which tokens there are.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def read_meta_vocabulary(folder: Path, vocab_size: int | None, *, scaled_rope: b
         vocabulary = tekken.read(path)
     else:
         vocabulary = model_file.read(path, vocab_size, scaled_rope=scaled_rope)
-    return settled(path, huggingface.grown(path, vocabulary, vocab_size), read_settings(folder))
+    return settled(path, huggingface.grown(path, vocabulary, vocab_size, {}), read_settings(folder))
 
 
 def _find(folder: Path) -> Path | None:

@@ -127,6 +127,15 @@ def test_the_small_files_beside_a_release_are_heard(tmp_path):
     assert (keys["tokenizer.ggml.eos_token_id"], keys["tokenizer.ggml.eot_token_id"]) == (261, 263)
 
 
+def test_tokens_that_a_folder_of_both_kinds_would_add_are_not_heard(tmp_path):
+    """Mistral's repositories hold both; of the tokens kept free, tekken.json and tokenizer_config.json differ in name."""
+    (tmp_path / "tekken.json").write_text(json.dumps(small_tekken()))
+    added = {"3": {"content": "</s>", "special": True}, "261": {"content": "[x]", "special": True}}
+    (tmp_path / CONFIG).write_text(json.dumps({"added_tokens_decoder": added, "pad_token": "<SPECIAL_3>"}))
+    vocabulary = read_meta_vocabulary(tmp_path, 262)
+    assert (vocabulary.tokens[3], vocabulary.tokens[261], vocabulary.pad_id) == ("<SPECIAL_3>", "abc", 3)
+
+
 def test_rows_without_a_token(tmp_path):
     (tmp_path / "tekken.json").write_text(json.dumps(small_tekken()))
     vocabulary = read_meta_vocabulary(tmp_path, 264)
