@@ -128,7 +128,7 @@ def test_the_small_files_beside_a_release_are_heard(tmp_path):
 
 
 def test_tokens_that_a_folder_of_both_kinds_would_add_are_not_heard(tmp_path):
-    """Mistral's repositories hold both; of the tokens kept free, tekken.json and tokenizer_config.json differ in name."""
+    """Mistral's repositories hold both; tekken.json and tokenizer_config.json differ in the names of kept tokens."""
     (tmp_path / "tekken.json").write_text(json.dumps(small_tekken()))
     added = {"3": {"content": "</s>", "special": True}, "261": {"content": "[x]", "special": True}}
     (tmp_path / CONFIG).write_text(json.dumps({"added_tokens_decoder": added, "pad_token": "<SPECIAL_3>"}))
