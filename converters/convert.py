@@ -103,14 +103,17 @@ def convert(
     journal: Journal | None = None,
     known: Mapping[str, str] | None = None,
     advance: Callable[[int], None] = lambda n_bytes: None,
+    give_up: Callable[[], None] = lambda: None,
 ) -> Made:
     """Make what the plan says.
 
     threads share one iterator of blocks over all tensors; the bytes do not depend on how many there are. journal: what
     an earlier run did, and where this one says what it does. known: SHA-256 of inputs, by name, as somebody says they
     are: where all are known, the results can be hashed as they are written; if they are others, the caller must not
-    keep what was made. advance is told the output bytes as they are written. Raises UnrepresentableError for a weight
-    that its type cannot hold, ChangedError if an input changed meanwhile; what is in the sink is then of no use.
+    keep what was made. advance is told the output bytes as they are written. give_up is called when something failed or
+    the user came in between, so that inputs for which other threads wait can let them go. Raises UnrepresentableError
+    for a weight that its type cannot hold, ChangedError if an input changed meanwhile; what is in the sink is then of
+    no use.
     """
     run = _Run(plan, sink, journal or NoJournal(), advance)
     expected = {**(known or {}), **{path.name: _sha256(path) for path in checkpoint.companions}}
@@ -121,8 +124,13 @@ def convert(
     for finished in (False, True):  # what is finished costs a read alone, and so can wait
         blocks = _Shared(block for block in blocks_of(plan) if (block.number in run.journal.done) is finished)
         with ThreadPoolExecutor(threads, thread_name_prefix="convert") as pool:
-            for worker in [pool.submit(run.work, blocks, confirm=finished) for _ in range(threads)]:
-                worker.result()
+            try:
+                for worker in [pool.submit(run.work, blocks, confirm=finished) for _ in range(threads)]:
+                    worker.result()
+            except BaseException:
+                blocks.stop()
+                give_up()
+                raise
     inputs = expected | {file.path.name: file.finish_digest() for file in checkpoint.files}
     if inputs != expected:
         run.write_heads(inputs)

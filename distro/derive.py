@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from converters import convert
 from converters.checkpoint import Checkpoint
-from converters.convert import Made
+from converters.convert import Journal, Made, NoJournal
 from converters.errors import RefusedError, shown
 from converters.formats import open_checkpoint
 from converters.plan import Plan
@@ -41,6 +41,28 @@ class Derived:
     made_before: bool = False
 
 
+class Feed(Protocol):
+    """What brings a source while it is converted (`distro.arrive`)."""
+
+    @property
+    def origin(self) -> str:
+        """What the source is called."""
+        ...
+
+    @property
+    def known(self) -> Mapping[str, str]:
+        """SHA-256 of the inputs, by name, as far as somebody published them."""
+        ...
+
+    def begin(self, journal: Journal, plan: Plan, path: Path) -> Journal:
+        """Begin to bring what is needed. path: where the result is made. Gives the journal to tell of each block."""
+        ...
+
+    def give_up(self) -> None:
+        """Let everybody go who waits."""
+        ...
+
+
 class CheckFailedError(RefusedError):
     """The result does not say what its source says; it was not kept."""
 
@@ -60,27 +82,28 @@ def into_store(
     threads: int,
     check: bool,
     progress: Progress,
+    feed: Feed | None = None,
 ) -> Derived:
-    """Make a variant of a model of the store, receipt and all.
+    """Make a variant of a model of the store, receipt and all. feed: what brings the inputs meanwhile.
 
     If it is there already from the same recipe and the same inputs, it is left as it is. Raises CannotCreateError if
     something else has its name, CheckFailedError, WrongBytesError if an input is no longer what its receipt says, and
     what `converters` raises.
     """
     target = store.folder(model, variant)
-    proven = {**_proven(store, checkpoint), **plan.known_inputs}
+    proven = {**(feed.known if feed else _proven(store, checkpoint)), **plan.known_inputs}
     there = store.receipt(model, variant)
     if there is not None and _is_of(there, checkpoint, plan, proven):
         return Derived(_path_in(target, plan), plan, None, made_before=True)
     _check_space(plan, target)
     with store.result(target, identity=_identity(checkpoint, plan)) as result:
-        made = _convert(checkpoint, plan, result, proven, threads=threads, progress=progress)
+        made = _convert(checkpoint, plan, result, proven, threads=threads, progress=progress, feed=feed)
         verdict = _checked(checkpoint, _path_in(result.path, plan), target) if check else None
         receipt = Receipt(
             model=model,
             variant=variant,
             format=plan.recipe.target,
-            files=_entries(plan, made, f"made here from {checkpoint.path.name}"),
+            files=_entries(plan, made, f"made here from {feed.origin if feed else checkpoint.path.name}"),
             recipe=json.loads(plan.recipe.canonical()),
             inputs=made.inputs,
         ).to_bytes()
@@ -99,21 +122,22 @@ def into_path(
     check: bool,
     progress: Progress,
     replace: bool = False,
+    feed: Feed | None = None,
 ) -> Derived:
     """Make a file (a GGUF in one) or a folder (all else) at a place of the user's own.
 
-    replace: what is at the place now gives way to the result, once that is proven. Raises RefusedError where the place
-    is one of the inputs, and otherwise as `into_store`.
+    feed: what brings the inputs meanwhile. replace: what is at the place now gives way to the result, once that is
+    proven. Raises RefusedError where the place is one of the inputs, and otherwise as `into_store`.
     """
     single_file = plan.recipe.target == "gguf" and len(plan.files) == 1
     if single_file and target.is_dir():
         target = target / plan.files[0].path
     refuse_inputs(checkpoint, target)
     _check_space(plan, target)
-    proven = {**_proven(store, checkpoint), **plan.known_inputs}
+    proven = {**(feed.known if feed else _proven(store, checkpoint)), **plan.known_inputs}
     identity = _identity(checkpoint, plan)
     with store.result(target, single_file=single_file, replace=replace, identity=identity) as result:
-        _convert(checkpoint, plan, result, proven, threads=threads, progress=progress)
+        _convert(checkpoint, plan, result, proven, threads=threads, progress=progress, feed=feed)
         verdict = None
         if check:
             verdict = _checked(checkpoint, result.path if single_file else _path_in(result.path, plan), target)
@@ -165,15 +189,32 @@ def _identity(checkpoint: Checkpoint, plan: Plan) -> str:
 
 
 def _convert(
-    checkpoint: Checkpoint, plan: Plan, result: Result, proven: Mapping[str, str], *, threads: int, progress: Progress
+    checkpoint: Checkpoint,
+    plan: Plan,
+    result: Result,
+    proven: Mapping[str, str],
+    *,
+    threads: int,
+    progress: Progress,
+    feed: Feed | None = None,
 ) -> Made:
     for warning in (*checkpoint.warnings, *plan.warnings):
         progress.say(warning)
     if result.journal and result.journal.done:
         progress.say(f"going on: {len(result.journal.done)} blocks are done, and are looked at again")
+    journal: Journal = result.journal or NoJournal()
+    if feed is not None:
+        journal = feed.begin(journal, plan, result.path)
     with progress.bar(f"convert to {plan.recipe.mix}", plan.size) as bar:
         made = convert.convert(
-            checkpoint, plan, result, threads=threads, journal=result.journal, known=proven, advance=bar.advance
+            checkpoint,
+            plan,
+            result,
+            threads=threads,
+            journal=journal,
+            known=proven,
+            advance=bar.advance,
+            give_up=feed.give_up if feed else lambda: None,
         )
     for name, sha256 in proven.items():
         if made.inputs.get(name, sha256) != sha256:

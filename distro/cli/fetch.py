@@ -11,7 +11,7 @@ import typer
 
 from converters.errors import shown
 from distro.cli import console
-from distro.errors import NotBuiltError, UsageError
+from distro.errors import UsageError
 
 if TYPE_CHECKING:
     from distro.catalog import Resolved
@@ -38,12 +38,19 @@ def fetch(
     allow_sha1: Annotated[
         bool, typer.Option("--allow-sha1", help="Take a torrent that SHA-1 alone proves, which can be forged.")
     ] = False,
-    as_type: Annotated[str, typer.Option("--as", hidden=True)] = "",
+    as_type: Annotated[
+        str, typer.Option("--as", metavar="TYPE", help="Convert it while it arrives: q8_0, q4_k_m … as for convert.")
+    ] = "",
+    discard_source: Annotated[
+        bool, typer.Option("--discard-source", help="With --as: free each shard as soon as it is converted.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Get a model from its sources, prove every byte, and print where it is."""
-    if as_type:
-        raise NotBuiltError("fetch --as; `distro convert REF --quant TYPE` does it afterwards")
+    if discard_source and not as_type:
+        raise UsageError("--discard-source: only what is converted, with --as TYPE, may go")
+    if as_type and only is not None:
+        raise UsageError("--only: what is converted, with --as, needs all of its files")
     if folder is not None and not folder.is_dir():
         raise UsageError(f"--from {shown(str(folder))}: no such folder")
 
@@ -55,10 +62,21 @@ def fetch(
     resolved = wanted(session.settings, reference, peers, allow_sha1=allow_sha1, progress=session.progress)
     if not session.quiet:
         console.say(_described(resolved))
-    path = bring(
-        session.settings, resolved.model, resolved.variant,
-        progress=session.progress, only=only, target=output, folder=folder, peers=peers,
-    )  # fmt: skip
+    if as_type:
+        from distro.fetch_as import fetch_as
+
+        made = fetch_as(
+            session.settings, resolved, as_type, target=output, folder=folder, peers=peers,
+            discard_source=discard_source, progress=session.progress,
+        )  # fmt: skip
+        for line in made.verdict.lines() if made.verdict else ["logits were not compared, as the source is discarded"]:
+            console.say(line)
+        path = made.path
+    else:
+        path = bring(
+            session.settings, resolved.model, resolved.variant,
+            progress=session.progress, only=only, target=output, folder=folder, peers=peers,
+        )  # fmt: skip
     if as_json:
         model, variant = resolved.model.name, resolved.variant.name
         console.result_json({"schema": "distro-fetch/1", "model": model, "variant": variant, "path": str(path)})

@@ -1,0 +1,103 @@
+"""The story of a fetch that converts: the model is fetched and converted at the same time, and only the result stays.
+
+Where no source can be read in parts (a torrent, a package), or the model is here already, the one follows the other.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from converters import plan
+from converters.formats import open_checkpoint
+from converters.recipe import Recipe
+from distro import derive
+from distro.arrive import Arrival, ArrivingFeed, arriving
+from distro.catalog import Resolved
+from distro.config import Settings
+from distro.derive import Derived
+from distro.errors import NotFoundError, UsageError
+from distro.fetch import fetch
+from distro.lookup import Stored
+from distro.progress import Progress
+from distro.store import Store
+
+
+def fetch_as(
+    settings: Settings,
+    resolved: Resolved,
+    mix: str,
+    *,
+    target: Path | None = None,
+    folder: Path | None = None,
+    peers: Sequence[tuple[str, int]] = (),
+    discard_source: bool = False,
+    threads: int = 0,
+    progress: Progress,
+) -> Derived:
+    """Bring a variant and make another of it, as `distro.derive` does.
+
+    mix: a type such as "q4_k_m". target: a file to make instead of a variant of the store. folder: one to look in
+    before any other source. discard_source: free each shard when it is converted, and all of the source in the end;
+    then each tensor is held against its source before that goes, and logits are not compared. threads: 0 for one on
+    each core. Raises UsageError where the result would have the name of something published, and what `fetch` and
+    `derive` raise.
+    """
+    model, variant, store = resolved.model, resolved.variant, Store(settings.home)
+    recipe = Recipe("gguf", mix)
+    if target is None and model.variant(recipe.mix) is not None:
+        raise UsageError(f"{model.name}:{recipe.mix} is published under that name; fetch that, or say -o FILE")
+
+    def bring() -> None:
+        fetch(settings, model, variant, progress=progress, folder=folder, peers=peers)
+
+    with ExitStack() as stack:
+        feed = None
+        arrival = Arrival(settings, model, variant, discards=discard_source, progress=progress, peers=peers)
+        try:
+            is_near = folder is not None or _is_here(store, resolved)
+            checkpoint = None if is_near else stack.enter_context(arriving(settings, model, variant, arrival))
+        except NotFoundError as error:
+            progress.say(f"{error}; converting after it is here")
+            checkpoint = None
+        if checkpoint is not None:
+            feed = ArrivingFeed(arrival, checkpoint)
+        else:
+            bring()
+            checkpoint = stack.enter_context(open_checkpoint(_path_of(store, resolved)))
+        base = target.name.removesuffix(".gguf") if target and not target.is_dir() else model.name.rpartition("/")[2]
+        made = plan.make(checkpoint, recipe, base, made_by=derive.made_by())
+        threads, check = threads or os.cpu_count() or 1, feed is None or not discard_source
+        if target is not None:
+            derived = derive.into_path(
+                store, checkpoint, made, target, threads=threads, check=check, progress=progress, feed=feed
+            )
+        else:
+            name, variant_name = model.name, recipe.mix
+            derived = derive.into_store(
+                store, checkpoint, made, name, variant_name, threads=threads, check=check, progress=progress, feed=feed
+            )
+    if discard_source:
+        store.remove(model.name, variant.name, variant.files, variant.sources)
+    else:
+        bring()  # what the conversion had no use for
+    return derived
+
+
+def _path_of(store: Store, resolved: Resolved) -> Path:
+    """What to open of a variant that was fetched."""
+    model, variant = resolved.model, resolved.variant
+    receipt = store.receipt(model.name, variant.name)
+    if receipt is None:
+        raise NotFoundError(f"{resolved}: was fetched, and has no receipt")
+    return Stored(store.folder(model.name, variant.name), receipt, None).path
+
+
+def _is_here(store: Store, resolved: Resolved) -> bool:
+    """Whether all of it was fetched before."""
+    model, variant = resolved.model, resolved.variant
+    receipt, place = store.receipt(model.name, variant.name), store.folder(model.name, variant.name)
+    names = [file.path for file in variant.files]
+    return receipt is not None and all(name in receipt.files and (place / name).exists() for name in names)
