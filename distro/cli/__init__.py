@@ -31,14 +31,16 @@ app = typer.Typer(
 
 _INTERRUPTED = 130
 
-# In the order of a model's way through the house. Each is a function of its own name in a module of its own name;
-# `manifest` is a group of its own.
+# In the order of a model's way through the house. Each is a function of its own name in a module of its own name, but
+# for groups.
 _COMMANDS = (
-    "ls", "show", "fetch", "verify", "imatrix", "convert", "run", "compare", "torrent", "seed", "manifest", "rm", "gc",
+    "ls", "show", "inspect", "fetch", "verify", "imatrix", "convert", "run", "compare", "torrent", "seed", "gguf",
+    "manifest", "rm", "gc",
 )  # fmt: skip
+_GROUPS = ("gguf", "manifest")
 _OLD_HABITS = {"list": "ls", "pull": "fetch", "download": "fetch"}
 # Commands of the plan that are still to come: they say so instead of being unknown.
-_PLANNED = ("inspect", "serve", "export", "doctor")
+_PLANNED = ("serve", "export", "doctor")
 
 
 def _show_version(wanted: bool) -> None:
@@ -77,7 +79,7 @@ def _register(arguments: Sequence[str]) -> None:
     wanted = _OLD_HABITS.get(asked, asked)
     for name in (wanted,) if wanted in _COMMANDS else _COMMANDS:
         module = importlib.import_module(f"distro.cli.{name}")
-        if name == "manifest":
+        if name in _GROUPS:
             app.add_typer(module.app, name=name)
         else:
             app.command(asked if asked in _OLD_HABITS else name, cls=QuickCommand)(getattr(module, name))

@@ -21,6 +21,7 @@ from converters.errors import escape, shown
 from distro.disk import told
 from distro.errors import StorageError
 from distro.progress import Progress, Silent
+from distro.words import size as size
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -100,18 +101,6 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequen
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
         result(line.rstrip())
-
-
-def size(n_bytes: int | None) -> str:
-    """Bytes for people, in powers of ten as disks and hubs count: `98.4 MB`."""
-    if n_bytes is None:
-        return "?"
-    value = float(n_bytes)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 999.5:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} TB"
 
 
 _LINE_EVERY_S = 5.0

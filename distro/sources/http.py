@@ -2,6 +2,7 @@
 
     GET <url>                    200  the whole file; what we have already is skipped
     Range: bytes=<n>-            206  Content-Range: bytes <n>-<last>/<size>, or it is not believed
+    Range: bytes=<n>-<last>      the same for a part alone (`part`)
     Accept-Encoding: identity    any other Content-Encoding is refused
     301 302 303 307 308          followed by us: at most 5, http and https only, never from https to http
     Authorization                to the first origin (scheme, host, port) and no other
@@ -17,6 +18,7 @@ import ssl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
@@ -37,6 +39,21 @@ _BUSY = {408, 425, 429, 500, 502, 503, 504}
 _SLOWEST = 1024  # bytes per second over a whole time-out: less is a stalled connection
 _LONGEST_WAIT_S = 300.0
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})", re.ASCII)
+_UNSATISFIED = re.compile(r"bytes \*/(\d{1,19})", re.ASCII)
+_MOST_SKIPPED = 16 * 2**20  # bytes that come unasked where a server knows no ranges
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some bytes of a file. data: from where they were asked for, fewer where the answer ends early or the file does.
+
+    size: bytes of the whole file. version: what the server calls this state of it (ETag, else Last-Modified), empty
+    where it does not say.
+    """
+
+    data: bytes
+    size: int
+    version: str
 
 
 class HttpReader:
@@ -64,8 +81,52 @@ class HttpReader:
         with self._told():
             yield from self._ranged(url, offset, size)
 
+    def part(self, url: str, start: int, stop: int) -> Part:
+        """The bytes from start to stop and no more. Raises SourceError and its children, as `stream` does."""
+        with self._told():
+            response = self._get(url, {"range": f"bytes={start}-{stop - 1}"})
+            try:
+                return self._part(response, start, stop)
+            finally:
+                response.close()
+
     def close(self) -> None:
         self._client.close()
+
+    def _part(self, response: httpx2.Response, start: int, stop: int) -> Part:
+        headers, where = response.headers, shown(_plain(response.url))
+        version: str = headers.get("etag") or headers.get("last-modified") or ""
+        said = headers.get("content-range", "").strip()
+        if response.status_code == 200:
+            return self._part_of_all(response, start, stop, version)
+        if response.status_code == 416:
+            match = _UNSATISFIED.fullmatch(said)
+            if match is None or int(match[1]) > start:
+                raise ProtocolError(self.name, f"has nothing at byte {start} of {where}")
+            return Part(b"", int(match[1]), version)
+        match = _CONTENT_RANGE.fullmatch(said)
+        if match is None or not self._is_range(response, start, None) or int(match[2]) >= stop:
+            asked = f"bytes {start} to {stop - 1} of {where}"
+            raise ProtocolError(self.name, f"was asked for {asked} and sends {shown(said) or 'no range'}")
+        n_bytes = int(match[2]) + 1 - start
+        data = b"".join(self._body(response, 0, n_bytes))
+        if len(data) < n_bytes:
+            raise SourceError(self.name, f"ended after {len(data)} of {n_bytes} bytes")
+        return Part(data, int(match[3]), version)
+
+    def _part_of_all(self, response: httpx2.Response, start: int, stop: int, version: str) -> Part:
+        """A server that knows no ranges begins to send the whole file: taken near its beginning, refused far in."""
+        length = response.headers.get("content-length", "")
+        if stop > _MOST_SKIPPED or not re.fullmatch(r"\d{1,19}", length, re.ASCII):
+            raise ProtocolError(self.name, f"sends no part of {shown(_plain(response.url))}, only all of it")
+        size, data = int(length), bytearray()
+        for piece in self._body(response, 0, size):
+            data += piece
+            if len(data) >= stop:
+                break
+        if len(data) < min(stop, size):
+            raise SourceError(self.name, f"ended after {len(data)} of {size} bytes")
+        return Part(bytes(data[start:stop]), size, version)
 
     def _ranged(self, url: str, offset: int, size: int | None) -> Iterator[bytes]:
         response = self._get(url, {"range": f"bytes={offset}-"})
@@ -213,8 +274,13 @@ class HttpSource(StreamSource):
         self._reader = HttpReader(settings, self.name)
 
     def read(self, file: File, offset: int) -> Iterator[bytes]:
-        url = self._address + quote(file.path) if self._address.endswith("/") else self._address
-        return self._reader.stream(url, offset, file.size)
+        return self._reader.stream(self._url(file), offset, file.size)
+
+    def read_part(self, file: File, start: int, stop: int) -> Part:
+        return self._reader.part(self._url(file), start, stop)
+
+    def _url(self, file: File) -> str:
+        return self._address + quote(file.path) if self._address.endswith("/") else self._address
 
     def close(self) -> None:
         self._reader.close()

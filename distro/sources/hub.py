@@ -27,7 +27,7 @@ from distro.manifest import File, Model, Variant
 from distro.paths import safe_relpath
 from distro.reference import HubReference
 from distro.sources.base import StreamSource
-from distro.sources.http import HttpReader
+from distro.sources.http import HttpReader, Part
 from distro.store import Store
 
 if TYPE_CHECKING:
@@ -78,14 +78,26 @@ class HubSource(StreamSource):
         self._reader = HttpReader(settings, self.name, token=_token(settings), origin=endpoint)
 
     def read(self, file: File, offset: int) -> Iterator[bytes]:
-        address = f"{self._settings.hub_endpoint}/{self._repo}/resolve/{self._pinned()}/{quote(file.path)}"
-        try:
-            yield from self._reader.stream(address, offset, file.size)
-        except NotPermittedError as error:
-            raise _not_permitted(self._settings, self.name, self._repo, error.why) from error
+        with self._explained():
+            yield from self._reader.stream(self._url(file), offset, file.size)
+
+    def read_part(self, file: File, start: int, stop: int) -> Part:
+        with self._explained():
+            return self._reader.part(self._url(file), start, stop)
 
     def close(self) -> None:
         self._reader.close()
+
+    def _url(self, file: File) -> str:
+        return f"{self._settings.hub_endpoint}/{self._repo}/resolve/{self._pinned()}/{quote(file.path)}"
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Where a token or consent is missing, what to do about it."""
+        try:
+            yield
+        except NotPermittedError as error:
+            raise _not_permitted(self._settings, self.name, self._repo, error.why) from error
 
     def _pinned(self) -> str:
         """The commit; a branch is looked up once, so that all files are of one revision."""

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
 from distro.config import Settings
 from distro.errors import NotPermittedError, NotThereError, ProtocolError, SourceError
@@ -17,6 +19,8 @@ from distro.store import Partial
 
 _PROGRESS = 16 * 1024  # bytes; less than this from a connection does not count
 _LONGEST_WAIT_S = 60.0
+
+T = TypeVar("T")
 
 
 class Retrying:
@@ -48,6 +52,18 @@ class Retrying:
 
     def close(self) -> None:
         self._source.close()
+
+
+def asked_again(settings: Settings, ask: Callable[[], T]) -> T:
+    """The answer to a small question, asked up to `settings.retries` times more where the source failed."""
+    for n_failed in range(1, settings.retries + 1):
+        try:
+            return ask()
+        except (ProtocolError, NotPermittedError, NotThereError):
+            raise
+        except SourceError as error:
+            time.sleep(wait_s(n_failed, error))
+    return ask()
 
 
 def wait_s(n_failed: int, error: SourceError) -> float:

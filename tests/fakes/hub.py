@@ -28,11 +28,34 @@ from urllib.parse import parse_qs, unquote, urlsplit
 LFS_FROM = 1000  # bytes; smaller files are kept in git itself
 
 
-def git_sha1(data: bytes) -> str:
+class LargeFile:
+    """A file of any size that takes no room: its first bytes as given, and after them a stream that a key makes."""
+
+    def __init__(self, head: bytes, size: int, key: bytes = b"") -> None:
+        self.head, self.size, self.key = head, size, key
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, part: slice) -> bytes:
+        start, stop, _ = part.indices(self.size)
+        data = bytearray(self.head[start:stop])
+        while start + len(data) < stop:
+            at = start + len(data)
+            block = hashlib.sha256(self.key + (at // 32).to_bytes(8, "little")).digest()
+            data += block[at % 32 : at % 32 + stop - at]
+        return bytes(data)
+
+
+def git_sha1(data: bytes | LargeFile) -> str:
+    if isinstance(data, LargeFile):  # nobody can hash it all
+        data = data.head
     return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
 
-def sha256(data: bytes) -> str:
+def sha256(data: bytes | LargeFile) -> str:
+    if isinstance(data, LargeFile):
+        data = data.head
     return hashlib.sha256(data).hexdigest()
 
 
@@ -41,7 +64,7 @@ class Repo:
     """files: by path. gated: only for `token`. hidden: paths that the listing has and that are not there."""
 
     name: str
-    files: dict[str, bytes]
+    files: dict[str, bytes | LargeFile]
     gated: bool = False
     token: str = "hf_right"
     hidden: frozenset[str] = frozenset()
@@ -105,7 +128,7 @@ class FakeHub:
 
     def __init__(self) -> None:
         self.repos: dict[str, Repo] = {}
-        self.plain: dict[str, bytes] = {}
+        self.plain: dict[str, bytes | LargeFile] = {}
         self.faults: list[Fault] = []
         self.requests: list[Request] = []
         self.page = 1000
@@ -116,7 +139,7 @@ class FakeHub:
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
 
-    def add(self, name: str, files: dict[str, bytes], **options: Any) -> Repo:
+    def add(self, name: str, files: dict[str, bytes | LargeFile], **options: Any) -> Repo:
         repo = self.repos[name] = Repo(name, files, **options)
         return repo
 
@@ -232,7 +255,7 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             linked = {"x-linked-etag": f'"{etag}"', "x-linked-size": str(len(data))} if len(data) >= LFS_FROM else {}
             return self._file(self.path, data, {"etag": f'"{etag}"', **commit, **linked})
 
-        def _file(self, path: str, data: bytes, headers: dict[str, str]) -> None:
+        def _file(self, path: str, data: bytes | LargeFile, headers: dict[str, str]) -> None:
             if self.command == "HEAD":
                 return self._send(
                     200, {**headers, "accept-ranges": "bytes", "content-length": str(len(data))}, b"", Fault()
@@ -245,17 +268,19 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             data = data if fault.body is None else fault.body
             if fault.flip_at is not None:
                 data = data[: fault.flip_at] + bytes([data[fault.flip_at] ^ 1]) + data[fault.flip_at + 1 :]
-            status, start = 200, 0
+            status, start, stop = 200, 0, len(data)
             asked = self._request.headers.get("range", "")
             if asked.startswith("bytes=") and not fault.ignore_range:
-                start = int(asked.removeprefix("bytes=").partition("-")[0]) + fault.shift_range
+                first, _, last = asked.removeprefix("bytes=").partition("-")
+                start = int(first) + fault.shift_range
+                stop = min(stop, int(last) + 1) if last else stop
                 if start >= len(data):
                     return self._send(
                         416, {"content-range": f"bytes */{len(data)}", "content-length": "0"}, b"", Fault()
                     )
                 status = 206
-                headers = {**headers, "content-range": f"bytes {start}-{len(data) - 1}/{len(data)}"}
-            body = data[start:]
+                headers = {**headers, "content-range": f"bytes {start}-{stop - 1}/{len(data)}"}
+            body = data[start:stop]
             if fault.gzip:
                 body = gzip.compress(body)
                 headers = {**headers, "content-encoding": "gzip"}
