@@ -7,7 +7,6 @@ looks whether those are still what they were, and so ends in the same bytes.
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -23,10 +22,9 @@ from converters import byte_order, quants
 from converters.checkpoint import Checkpoint
 from converters.input_file import InputFile
 from converters.plan import Plan, Work
-from converters.running_digest import RunningDigest
+from converters.running_digest import RunningDigest, short_digest
 from converters.tensors import TensorInfo
 
-DIGEST_BYTES = 16  # of SHA-256, for each block of the journal
 _READ_BYTES = 4 << 20
 
 
@@ -151,11 +149,6 @@ def blocks_of(plan: Plan) -> Iterator[Block]:
             yield Block(first + index, work, start, min(start + step, n_rows))
 
 
-def digest_of(data: bytes | memoryview) -> bytes:
-    """What the journal keeps of a block: it tells what was written from what a power cut left."""
-    return hashlib.sha256(data).digest()[:DIGEST_BYTES]
-
-
 class _Shared:
     """One iterator for many threads."""
 
@@ -195,13 +188,13 @@ class _Run:
         data = make_rows(block.work, block.start, block.stop).data.cast("B")
         path = block.work.file.path
         self._outputs[path].write_at(block.offset_in_file, data)
-        self.journal.record(block.number, digest_of(data))
+        self.journal.record(block.number, short_digest(data))
         self._digests[path].feed(block.offset_in_file, data)
 
     def _is_there(self, block: Block) -> bool:
         path = block.work.file.path
         data = self._outputs[path].read_at(block.offset_in_file, block.n_bytes)
-        if digest_of(data) != self.journal.done[block.number]:
+        if short_digest(data) != self.journal.done[block.number]:
             return False
         self._digests[path].feed(block.offset_in_file, data)
         return True

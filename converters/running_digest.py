@@ -11,6 +11,14 @@ ROOM = 8 << 20
 _READ_BYTES = 4 << 20
 
 
+SHORT_BYTES = 16
+
+
+def short_digest(data: bytes | memoryview) -> bytes:
+    """The first half of SHA-256: enough to tell what was written from what a power cut left."""
+    return hashlib.sha256(data).digest()[:SHORT_BYTES]
+
+
 class RunningDigest:
     """Hashes what comes in order at once, keeps a little that comes early, and asks for the rest at the end."""
 

@@ -18,10 +18,10 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from converters.convert import DIGEST_BYTES
+from converters.running_digest import SHORT_BYTES
 from distro import disk
 
-_RECORD = struct.Struct(f"<Q{DIGEST_BYTES}sI")
+_RECORD = struct.Struct(f"<Q{SHORT_BYTES}sI")
 _LONGEST = 1 << 30  # bytes: 38 million blocks, of 2**18 weights each
 
 
@@ -44,7 +44,7 @@ class Journal:
                 os.write(self._descriptor, head)
 
     def record(self, number: int, digest: bytes) -> None:
-        fields = struct.pack(f"<Q{DIGEST_BYTES}s", number, digest)
+        fields = struct.pack(f"<Q{SHORT_BYTES}s", number, digest)
         with self._lock, disk.told(self.path):
             os.write(self._descriptor, fields + zlib.crc32(fields).to_bytes(4, "little"))
 
@@ -83,5 +83,5 @@ def _content(descriptor: int) -> bytes:
 
 def _records(data: bytes) -> Iterator[tuple[int, bytes]]:
     for number, digest, checksum in _RECORD.iter_unpack(data[: len(data) // _RECORD.size * _RECORD.size]):
-        if zlib.crc32(struct.pack(f"<Q{DIGEST_BYTES}s", number, digest)) == checksum:
+        if zlib.crc32(struct.pack(f"<Q{SHORT_BYTES}s", number, digest)) == checksum:
             yield number, digest
