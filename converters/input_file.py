@@ -92,6 +92,10 @@ class InputFile:
                 allowed=f"what fits in the file's {self.size} bytes",
             )
 
+    def fileno(self) -> int:
+        """Its descriptor, for what only the system can do with it: locks, shared extents."""
+        return self._descriptor
+
     def check_unchanged(self) -> None:
         """Raise ChangedError if the file is no longer the one that was opened."""
         status = os.fstat(self._descriptor)

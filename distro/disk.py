@@ -12,6 +12,7 @@ import functools
 import os
 import shutil
 import stat
+import struct
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,7 +21,8 @@ from pathlib import Path
 from converters.errors import shown
 from distro.errors import CannotCreateError, DiskFullError, StorageError
 
-_FICLONE = 0x40049409  # linux/fs.h: share the extents of another file
+# linux/fs.h: share the extents of another file, or of a range of it.
+_FICLONE, _FICLONERANGE = 0x40049409, 0x4020940D
 
 
 @contextmanager
@@ -66,6 +68,15 @@ def share_extents(source: int, target: int) -> bool:
     try:
         fcntl.ioctl(target, _FICLONE, source)
     except OSError:  # another file system, or one that cannot
+        return False
+    return True
+
+
+def share_range(source: int, source_offset: int, target: int, offset: int) -> bool:
+    """Share what the source has from an offset to its end; both offsets are whole blocks of the file system."""
+    try:
+        fcntl.ioctl(target, _FICLONERANGE, struct.pack("=qQQQ", source, source_offset, 0, offset))
+    except OSError:  # as above, or blocks of another size
         return False
     return True
 

@@ -10,12 +10,14 @@ import errno
 import glob
 import os
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from converters.errors import shown
+from converters.input_file import InputFile
 from distro import disk
 from distro.errors import CannotCreateError, DiskFullError, SourceError, StorageError
 from distro.journal import Journal
@@ -23,6 +25,7 @@ from distro.owner import CLAIMS, Owner, discard
 from distro.paths import safe_relpath
 
 _JOURNAL = ".journal"
+_COPY_BYTES = 4 << 20
 _PASSING = (DiskFullError, StorageError, SourceError)
 
 
@@ -72,16 +75,17 @@ class Result:
     def _is_of_our_kind(self, left: Path) -> bool:
         return disk.is_file(left) if self._single_file else left.is_dir() and not left.is_symlink()
 
-    def create(self, path: str, size: int) -> Output:
+    def create(self, path: str, size: int, *, shared: int = 0) -> Output:
         """A file of fixed size, sparse until written, or as an earlier run left it.
 
+        shared: bytes of it that need no room of their own if the file system can share them (`Output.share`).
         Raises DiskFullError, CannotCreateError.
         """
         if self._single_file and self._outputs:
             raise ValueError("a single-file result has one file")
         name = self.path if self._single_file else self.path / safe_relpath(path)
         promised = sum(output.missing for output in self._outputs)
-        disk.check_space(promised + size - min(size, disk.allocated(name)), self.path.parent)
+        disk.check_space(promised + size - shared - min(size, disk.allocated(name)), self.path.parent)
         with disk.told(name):
             if not self._single_file:
                 os.close(disk.open_folder(name.parent, self.path))
@@ -190,6 +194,27 @@ class Output:
             raise ValueError(f"{self.path}: {len(view)} bytes at {offset} in a file of {self.size}")
         with disk.told(self.path):
             disk.write_all(self._descriptor, view, offset)
+
+    def copy(
+        self,
+        source: InputFile,
+        source_offset: int,
+        offset: int,
+        n_bytes: int,
+        advance: Callable[[int], None] = lambda n_bytes: None,
+    ) -> None:
+        """Put bytes of another file at an offset; advance is told how many, as they are written."""
+        for done in range(0, n_bytes, _COPY_BYTES):
+            count = min(_COPY_BYTES, n_bytes - done)
+            self.write_at(offset + done, source.read(source_offset + done, count, "file"))
+            advance(count)
+
+    def share(self, source: InputFile, source_offset: int, offset: int) -> bool:
+        """Have at an offset what another file has from one to its end, on the same extents of the disk.
+
+        Gives whether the file system can; both offsets are multiples of its blocks.
+        """
+        return disk.share_range(source.fileno(), source_offset, self._descriptor, offset)
 
     def read_at(self, offset: int, n_bytes: int) -> bytes:
         """Bytes from an offset, as they are now. Raises StorageError."""

@@ -44,7 +44,7 @@ class ValueType(IntEnum):
     FLOAT64 = 12
 
 
-_NUMBERS: dict[ValueType, np.dtype[np.generic]] = {
+NUMBERS: dict[ValueType, np.dtype[np.generic]] = {
     ValueType.UINT8: np.dtype("u1"), ValueType.INT8: np.dtype("i1"),
     ValueType.UINT16: np.dtype("<u2"), ValueType.INT16: np.dtype("<i2"),
     ValueType.UINT32: np.dtype("<u4"), ValueType.INT32: np.dtype("<i4"),
@@ -52,7 +52,7 @@ _NUMBERS: dict[ValueType, np.dtype[np.generic]] = {
     ValueType.FLOAT32: np.dtype("<f4"), ValueType.FLOAT64: np.dtype("<f8"),
     ValueType.BOOL: np.dtype("?"),
 }  # fmt: skip
-_TYPE_OF_NUMBERS = {dtype: kind for kind, dtype in _NUMBERS.items()}
+_TYPE_OF_NUMBERS = {dtype: kind for kind, dtype in NUMBERS.items()}
 
 Value = bool | int | float | str | tuple[str, ...] | npt.NDArray[np.generic]
 
@@ -153,7 +153,7 @@ class Cursor:
 
     def numbers(self, field: str, kind: ValueType, count: int) -> npt.NDArray[np.generic]:
         """So many numbers or booleans, as an array that cannot be written."""
-        offset, dtype = self.offset, _NUMBERS[kind]
+        offset, dtype = self.offset, NUMBERS[kind]
         data = self.take(count * dtype.itemsize, field)
         if kind is ValueType.BOOL:
             values = np.frombuffer(data, np.uint8)
@@ -176,7 +176,7 @@ class Cursor:
             )
         offset = self.offset
         count = self.count(f"{key}.length")
-        least_bytes = self.dialect.size.size if kind is ValueType.STRING else _NUMBERS[kind].itemsize
+        least_bytes = self.dialect.size.size if kind is ValueType.STRING else NUMBERS[kind].itemsize
         if count > (self._end - self.offset) // least_bytes:
             raise self.error(f"{key}.length", offset, f"{count} elements", self._what_is_left(self.offset))
         if kind is not ValueType.STRING:
@@ -188,7 +188,7 @@ class Cursor:
 
 def exact(kind: ValueType, value: Value) -> object:
     """A value that was read, as `packed_value` packs it into the very same type."""
-    return value if kind in (ValueType.STRING, ValueType.ARRAY, ValueType.BOOL) else _NUMBERS[kind].type(value)
+    return value if kind in (ValueType.STRING, ValueType.ARRAY, ValueType.BOOL) else NUMBERS[kind].type(value)
 
 
 def packed_value(key: str, value: object, dialect: Dialect = _THIS) -> bytes:
@@ -210,7 +210,7 @@ def packed_value(key: str, value: object, dialect: Dialect = _THIS) -> bytes:
     if kind is None or numbers.ndim != is_array:
         raise ValueError(f"{key}: GGUF has no type for {value!r}")
     head = _array_head(kind, len(numbers), dialect) if is_array else dialect.u32.pack(kind)
-    return head + numbers.astype(_NUMBERS[kind].newbyteorder(dialect.sign)).tobytes()
+    return head + numbers.astype(NUMBERS[kind].newbyteorder(dialect.sign)).tobytes()
 
 
 def _narrowed(value: object) -> object:
