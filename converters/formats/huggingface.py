@@ -2,6 +2,7 @@
 
     config.json                     hyper-parameters; the architecture's module speaks its dialect
     tokenizer.json …                `converters.tokenizers.huggingface`
+    README.md                       what the model says of itself (`converters.model_card`)
     model.safetensors …             `converters.formats.huggingface_weights`, or pytorch_model.bin …
 
 A file of weights may also be named itself, if config.json lies beside it. Code that config.json points to (`auto_map`)
@@ -15,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-from converters import dtypes, json_file
+from converters import dtypes, json_file, model_card
 from converters.architectures import by_gguf_name, by_hf_class
 from converters.architectures.base import Architecture
 from converters.architectures.rows import halves_from_pairs, pairs_from_halves
@@ -24,7 +25,7 @@ from converters.dtypes import DType
 from converters.errors import MalformedError, MissingError, RefusedError, UnsupportedError
 from converters.fields import Fields
 from converters.folder import inside
-from converters.formats import huggingface_weights, pytorch, safetensors
+from converters.formats import huggingface_weights, pytorch, pytorch_writer, safetensors
 from converters.formats.huggingface_weights import FoundTensor, Weights
 from converters.hyperparameters import HyperParameters
 from converters.input_file import InputFile, Opener
@@ -40,6 +41,13 @@ _LARGEST_CONFIG = 16 << 20
 _DEFAULT_SHARD_BYTES = 5_000_000_000  # what Hugging Face's own tools write
 _DTYPES = {"float32": dtypes.F32, "float16": dtypes.F16, "bfloat16": dtypes.BF16}
 _WRITABLE = {dtype: name for name, dtype in _DTYPES.items()}
+# By target: how its files of weights begin and end.
+_FILES = {"safetensors": ("model", ".safetensors"), "bin": ("pytorch_model", ".bin")}
+# What is read besides config.json and the weights.
+_COMPANIONS = (
+    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "generation_config.json", "chat_template.jinja", model_card.NAME,
+)  # fmt: skip
 _NAMES_OF_CODE = ("auto_map", "custom_pipelines", "trust_remote_code")
 _OUTPUT = "lm_head.weight"
 # Old checkpoints hold the rotary frequencies, which follow from the hyper-parameters.
@@ -84,6 +92,8 @@ def open_checkpoint(path: Path, *, opener: Opener = InputFile) -> Checkpoint:
             vocabulary=vocabulary,
             tensors=tensors | dict(architecture.computed_tensors(parameters)),
             files=files,
+            companions=_companions(folder, weights),
+            card=model_card.read(folder),
             warnings=(*_config_warnings(config, tensors), *weights.warnings, *_size_warnings(weights, found), *dropped),
         )
         checkpoint.check_unchanged()
@@ -96,6 +106,12 @@ def _check_links(folder: Path) -> None:
     for path in folder.iterdir():
         if path.suffix in (".json", ".jinja", ".model"):
             inside(folder, path.name)
+
+
+def _companions(folder: Path, weights: Weights) -> tuple[Path, ...]:
+    """The small files that the folder has."""
+    names = ("config.json", *([] if weights.index is None else [weights.index.name]), *_COMPANIONS)
+    return tuple(path for path in (folder / name for name in names) if path.is_file())
 
 
 def _config_of(folder: Path, beside: str) -> Fields:
@@ -188,12 +204,12 @@ def lay_out(
     """The folder that transformers opens: config.json, the tokenizer's files, weights in one file or in shards.
 
     dtype: of all weights. target: "safetensors", or "bin" for PyTorch's files. max_shard_bytes: of weights in a shard;
-    a tensor that is larger has one for itself. provenance: what safetensors say of their making. The result depends on
-    the checkpoint's content and on these alone. Raises RefusedError for a dtype that safetensors has no place for.
+    a tensor that is larger has one for itself. provenance: what the files of weights say of their making. The result
+    depends on the checkpoint's content and on these alone. Raises RefusedError for a dtype that neither kind holds.
     """
     if dtype not in _WRITABLE:
         allowed = ", ".join(each.name for each in _WRITABLE)
-        raise RefusedError(f"{checkpoint.path}: safetensors folders are written in {allowed}, not in {dtype}")
+        raise RefusedError(f"{checkpoint.path}: {target} folders are written in {allowed}, not in {dtype}")
     architecture = by_gguf_name(checkpoint.path, checkpoint.architecture)
     vocabulary, parameters = checkpoint.vocabulary, checkpoint.hyperparameters
     texts = {"config.json": _json(_config(architecture, parameters, vocabulary, dtype))}
@@ -201,15 +217,23 @@ def lay_out(
         texts |= vocabulary_files(vocabulary, context_length=parameters.context_length)
     sources = {theirs: ours for ours, theirs in architecture.hf_names(parameters).items()}
     infos = [TensorInfo(theirs, dtype, checkpoint.tensors[ours].info.shape) for theirs, ours in sources.items()]
-    shards = _split(infos, max_shard_bytes or _DEFAULT_SHARD_BYTES)
+    shards = _split(infos, max_shard_bytes or _DEFAULT_SHARD_BYTES, *_FILES[target])
     if len(shards) > 1:
-        texts["model.safetensors.index.json"] = _json(_index(shards))
+        texts["".join(_FILES[target]) + ".index.json"] = _json(_index(shards))
+    if (card := model_card.write(checkpoint.card)) is not None:
+        texts[model_card.NAME] = card
     order = halves_from_pairs(parameters.head_dim)
     row_orders = {theirs: order for theirs, ours in sources.items() if architecture.heads_to_reorder(ours, parameters)}
-    return (
-        *(OutputFile(name, len(text), text) for name, text in texts.items()),
-        *(_shard(name, shard, sources, row_orders, provenance) for name, shard in shards.items()),
-    )
+    lay_out_shard = safetensors.lay_out_file if target == "safetensors" else pytorch_writer.lay_out_file
+    weights = [
+        lay_out_shard(
+            name,
+            [PlacedTensor(info, sources[info.name], 0, row_orders.get(info.name)) for info in shard],
+            provenance,
+        )
+        for name, shard in shards.items()
+    ]
+    return (*(OutputFile(name, len(text), text) for name, text in texts.items()), *weights)
 
 
 def _config(
@@ -223,7 +247,7 @@ def _config(
     return dict(sorted(config.items()))
 
 
-def _split(infos: Iterable[TensorInfo], max_shard_bytes: int) -> dict[str, list[TensorInfo]]:
+def _split(infos: Iterable[TensorInfo], max_shard_bytes: int, stem: str, ending: str) -> dict[str, list[TensorInfo]]:
     """Shards by file name, filled in order."""
     shards: list[list[TensorInfo]] = []
     room = 0
@@ -234,30 +258,14 @@ def _split(infos: Iterable[TensorInfo], max_shard_bytes: int) -> dict[str, list[
         shards[-1].append(info)
         room -= info.n_bytes
     if len(shards) == 1:
-        return {"model.safetensors": shards[0]}
-    return {f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors": shard for i, shard in enumerate(shards)}
+        return {f"{stem}{ending}": shards[0]}
+    return {f"{stem}-{i + 1:05d}-of-{len(shards):05d}{ending}": shard for i, shard in enumerate(shards)}
 
 
 def _index(shards: Mapping[str, list[TensorInfo]]) -> dict[str, object]:
     total_size = sum(info.n_bytes for shard in shards.values() for info in shard)
     where = {info.name: file_name for file_name, shard in shards.items() for info in shard}
     return {"metadata": {"total_size": total_size}, "weight_map": dict(sorted(where.items()))}
-
-
-def _shard(
-    name: str,
-    infos: list[TensorInfo],
-    sources: Mapping[str, str],
-    row_orders: Mapping[str, tuple[int, ...]],
-    provenance: Provenance | None,
-) -> OutputFile:
-    head, offsets = safetensors.head(infos, {"format": "pt"} | (provenance.keys() if provenance else {}))
-    by_name = {info.name: info for info in infos}
-    tensors = tuple(
-        PlacedTensor(by_name[theirs], sources[theirs], offset, row_orders.get(theirs))
-        for theirs, offset in offsets.items()
-    )
-    return OutputFile(name, len(head) + sum(info.n_bytes for info in infos), head, tensors)
 
 
 def _json(value: Mapping[str, object]) -> bytes:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from converters import json_file
@@ -22,6 +22,8 @@ from converters.dtypes import BY_SAFETENSORS, DType
 from converters.errors import ConversionError, MalformedError, UnsupportedError
 from converters.formats import signatures
 from converters.input_file import InputFile
+from converters.layout import OutputFile, PlacedTensor
+from converters.provenance import Provenance
 from converters.tensors import StoredTensor, TensorInfo
 
 _LARGEST_HEADER = 100_000_000
@@ -184,6 +186,19 @@ def head(infos: Iterable[TensorInfo], metadata: Mapping[str, str]) -> tuple[byte
         raise ValueError(f"a header of {len(text)} bytes, {_LARGEST_HEADER} at most")
     start = 8 + len(text)
     return len(text).to_bytes(8, "little") + text, {name: start + offset for name, offset in offsets.items()}
+
+
+def lay_out_file(path: str, tensors: Iterable[PlacedTensor], provenance: Provenance | None = None) -> OutputFile:
+    """The file with these tensors, before any weight is read.
+
+    path: of the file inside the result. tensors: what each is and where it comes from; their order and the offset in
+    the file are given here. provenance: what the file says of its making.
+    """
+    placed = {tensor.info.name: tensor for tensor in tensors}
+    infos = [tensor.info for tensor in placed.values()]
+    start, offsets = head(infos, {"format": "pt"} | (provenance.keys() if provenance else {}))
+    at_offsets = tuple(replace(placed[name], offset_in_file=offset) for name, offset in offsets.items())
+    return OutputFile(path, len(start) + sum(info.n_bytes for info in infos), start, at_offsets)
 
 
 def _place(info: TensorInfo) -> tuple[int, str]:
