@@ -1,13 +1,15 @@
-"""Matrices that were divided over several files, as one: by their rows, or by their columns."""
+"""Matrices that were divided over several files, as one: by their rows, or by their columns; or that all files have."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from converters.tensors import Bytes, Tensor, TensorInfo
+from converters.errors import MalformedError
+from converters.strided_tensor import StridedTensor
+from converters.tensors import Bytes, StoredTensor, Tensor, TensorInfo
 
 
 @dataclass(frozen=True)
@@ -66,5 +68,37 @@ class SideBySideTensor:
         return np.concatenate([part.read_rows(start, stop) for part in self.parts], axis=1)
 
 
-def _origin(parts: tuple[Tensor, ...]) -> str:
+@dataclass(frozen=True)
+class ReplicatedTensor:
+    """The same tensor in several files, which must have the same bytes: they are compared as they are read."""
+
+    parts: tuple[StoredTensor | StridedTensor, ...]
+
+    @property
+    def info(self) -> TensorInfo:
+        return self.parts[0].info
+
+    @property
+    def origin(self) -> str:
+        return _origin(self.parts)
+
+    @property
+    def position(self) -> tuple[str, int]:
+        return self.parts[0].position
+
+    def read_rows(self, start: int, stop: int) -> Bytes:
+        """Raises MalformedError, naming the file that differs from the first one."""
+        first, *others = self.parts
+        rows = first.read_rows(start, stop)
+        for part in others:
+            if not np.array_equal(part.read_rows(start, stop), rows):
+                found, allowed = (
+                    "other numbers",
+                    f"those of {first.file.path.name}, as every shard has this tensor whole",
+                )
+                raise MalformedError(part.file.path, part.info.name, found=found, allowed=allowed)
+        return rows
+
+
+def _origin(parts: Sequence[Tensor]) -> str:
     return f"{parts[0].origin} and {len(parts) - 1} more"

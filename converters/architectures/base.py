@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+from converters.dtypes import DType
 from converters.fields import Fields
 from converters.hyperparameters import HyperParameters
 from converters.tensors import Tensor
@@ -32,12 +33,34 @@ class Architecture(Protocol):
         """GGUF keys: int values are written as UINT32, float as FLOAT32, str as STRING."""
         ...
 
+    def from_params(self, params: Fields, embedding_weights: int, dtype: DType) -> HyperParameters:
+        """Hyper-parameters out of Meta's or Mistral's params.json.
+
+        embedding_weights: numbers in the whole embedding. dtype: of the weights. Both say what the file leaves out.
+        """
+        ...
+
+    def to_meta_params(self, parameters: HyperParameters, dtype: DType) -> dict[str, object]:
+        """params.json as Meta writes it. dtype: of the weights beside it. RefusedError for what it has no word for."""
+        ...
+
+    def to_mistral_params(self, parameters: HyperParameters) -> dict[str, object]:
+        """params.json as Mistral writes it. RefusedError for what it has no word for."""
+        ...
+
     def hf_names(self, parameters: HyperParameters) -> Mapping[str, str]:
         """Every tensor that this shape can have: GGUF name to Hugging Face name."""
         ...
 
     def meta_names(self, parameters: HyperParameters) -> Mapping[str, str]:
         """Every tensor that this shape can have: GGUF name to the name in Meta's releases and in GGML files."""
+        ...
+
+    def meta_axis(self, name: str) -> int | None:
+        """Along which axis Meta divides a tensor (by GGUF name) over its shards; None for one that each of them has.
+
+        The embedding is said to be divided by its rows, as since Llama 3; before, its columns were.
+        """
         ...
 
     def shapes(self, parameters: HyperParameters) -> Mapping[str, tuple[int, ...]]:

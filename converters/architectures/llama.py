@@ -14,6 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from converters import dtypes
+from converters.architectures.llama_params import from_params as from_params
+from converters.architectures.llama_params import to_meta_params as to_meta_params
+from converters.architectures.llama_params import to_mistral_params as to_mistral_params
 from converters.fields import Fields
 from converters.hyperparameters import HyperParameters, RopeScaling
 from converters.tensors import ComputedTensor, Tensor, TensorInfo
@@ -254,6 +257,13 @@ def meta_names(parameters: HyperParameters) -> Mapping[str, str]:
     return names
 
 
+def meta_axis(name: str) -> int | None:
+    """Along which axis Meta divides a tensor: of ColumnParallelLinear the rows, of RowParallelLinear the columns."""
+    if name.endswith((".attn_output.weight", ".ffn_down.weight")):
+        return 1
+    return None if name.endswith("_norm.weight") else 0
+
+
 def shapes(parameters: HyperParameters) -> Mapping[str, tuple[int, ...]]:
     """The shape of each tensor, row-major: (outputs, inputs)."""
     p = parameters
@@ -297,10 +307,12 @@ def settle(parameters: HyperParameters, tensors: Mapping[str, Tensor]) -> HyperP
     parameters = replace(parameters, tied_embeddings="output.weight" not in tensors)
     if embedding is not None and len(embedding.info.shape) == 2:
         parameters = replace(parameters, vocab_size=embedding.info.shape[0])
-    if _FREQUENCIES in tensors and tensors[_FREQUENCIES].info.shape == (parameters.head_dim // 2,):
-        stored = tensors[_FREQUENCIES].read_rows(0, 1).tobytes()
+    expected = TensorInfo(_FREQUENCIES, dtypes.F32, (parameters.head_dim // 2,))
+    if _FREQUENCIES in tensors and tensors[_FREQUENCIES].info == expected:
+        stored = tensors[_FREQUENCIES].read_rows(0, 1).view(np.float32)[0]
         for scaling in _PUBLISHED_LLAMA3_SCALINGS:
-            if frequency_factors(parameters.head_dim, parameters.rope_theta, scaling).tobytes() == stored:
+            # Machines that raise to powers otherwise may come to other last bits.
+            if np.allclose(stored, frequency_factors(parameters.head_dim, parameters.rope_theta, scaling), 1e-6, 0):
                 parameters = replace(parameters, rope_scaling=scaling)
     return parameters
 
@@ -308,14 +320,24 @@ def settle(parameters: HyperParameters, tensors: Mapping[str, Tensor]) -> HyperP
 def frequency_factors(head_dim: int, theta: float, scaling: RopeScaling) -> npt.NDArray[np.float32]:
     """By what each rotary frequency is divided under "llama3" scaling: float32, shape (head_dim / 2,).
 
-    `_compute_llama3_parameters` in transformers' modeling_rope_utils.py; `generate_extra_tensors` in llama.cpp.
+    `generate_extra_tensors` in llama.cpp's conversion/llama.py, bit by bit: float32 all the way, where torch divides a
+    number by a tensor as the number times the tensor's reciprocal. `_compute_llama3_parameters` in transformers'
+    modeling_rope_utils.py says the same.
     """
+    with np.errstate(all="ignore"):  # a hostile theta gives nonsense, and no warnings
+        return _frequency_factors(head_dim, theta, scaling)
+
+
+def _frequency_factors(head_dim: int, theta: float, scaling: RopeScaling) -> npt.NDArray[np.float32]:
+    one, original = np.float32(1), np.float32(scaling.original_context_length)
+    low, high = np.float32(scaling.low_freq_factor), np.float32(scaling.high_freq_factor)
     exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
-    frequencies = 1.0 / (np.float64(theta) ** exponents.astype(np.float64))
-    turns = scaling.original_context_length * frequencies / (2 * np.pi)  # within the original context
-    blend = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
-    blend = np.clip(blend, 0.0, 1.0)
-    return (1.0 / ((1.0 - blend) / scaling.factor + blend)).astype(np.float32)
+    frequencies = one / (np.float64(theta) ** exponents.astype(np.float64)).astype(np.float32)
+    wavelengths = one / frequencies * np.float32(2 * np.pi)
+    smooth = (one / wavelengths * original - low) / (high - low)
+    blended = one / ((one - smooth) / np.float32(scaling.factor) + smooth)
+    short, long = wavelengths < original / high, wavelengths > original / low
+    return np.where(short, one, np.where(long, np.float32(scaling.factor), blended)).astype(np.float32)
 
 
 def shortest(value: float) -> float:

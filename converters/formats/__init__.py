@@ -6,11 +6,11 @@ from pathlib import Path
 
 from converters.checkpoint import Checkpoint
 from converters.errors import MissingError, UnsupportedError
-from converters.formats import ggml, gguf, huggingface, signatures
+from converters.formats import ggml, gguf, huggingface, meta, signatures
 from converters.formats.base import Format
 from converters.input_file import InputFile, Opener
 
-FORMATS: tuple[Format, ...] = (ggml, gguf, huggingface)
+FORMATS: tuple[Format, ...] = (ggml, gguf, meta, huggingface)
 
 
 def open_checkpoint(path: Path, *, opener: Opener = InputFile) -> Checkpoint:

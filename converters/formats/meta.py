@@ -1,11 +1,138 @@
-"""Folders as Meta and Mistral release them. Being written."""
+"""A folder as Meta and Mistral release a model: params.json, consolidated files of weights, a tokenizer of their own.
+
+    params.json                hyper-parameters; the architecture's module speaks its dialects
+    consolidated.00.pth …      weights in PyTorch's format, divided over shards (`converters.formats.meta_shards`)
+    consolidated.safetensors   Mistral's newer releases
+    tokenizer.model …          `converters.tokenizers.meta`; LLaMA 1 keeps it in the folder above
+    checklist.chk …            MD5 of these files (`converters.checklist`); `distro verify` compares them
+
+`Llama.build` in meta-llama/llama, llama/generation.py; `Transformer.from_folder` in mistralai/mistral-inference. A file
+of weights may also be named itself, if params.json lies beside it. A folder that holds this and Hugging Face's layout,
+as Mistral's on the hub, is opened as Hugging Face's.
+"""
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+from converters import checklist, json_file
+from converters.architectures import by_gguf_name, by_params
 from converters.checkpoint import Checkpoint
 from converters.dtypes import DType
-from converters.layout import OutputFile
+from converters.errors import ConversionError, MissingError, RefusedError
+from converters.fields import Fields
+from converters.folder import inside
+from converters.formats import huggingface, meta_shards, pytorch, pytorch_writer, safetensors
+from converters.hyperparameters import HyperParameters
+from converters.input_file import InputFile, Opener
+from converters.layout import OutputFile, PlacedTensor
 from converters.provenance import Provenance
+from converters.tensors import TensorInfo
+from converters.tokenizers.meta import meta_vocabulary_files, read_meta_vocabulary
+from converters.tokenizers.vocabulary import Vocabulary
+
+NAME = "meta"
+
+_LARGEST_PARAMS = 1 << 20
+_WRITABLE = ("F32", "F16", "BF16")
+_ABOUT_TOKENS = re.compile(
+    r"tokenizer\.(?:json|model(?:\.v[0-9a-z]+)?)|tekken\.json|(?:tokenizer_config|special_tokens_map|added_tokens"
+    r"|generation_config)\.json|chat_template\.jinja"
+)
+
+
+def sniff(path: Path) -> bool:
+    """Whether this is a folder with a params.json, or a file of weights beside one.
+
+    Where Hugging Face's layout is there too, a folder is that, and a file is what the names in it say.
+    """
+    folder = path if path.is_dir() else path.parent
+    if not (folder / "params.json").exists():
+        return False
+    if not (folder / "config.json").exists():
+        return path.is_dir() or pytorch.sniff(path) or safetensors.sniff(path)
+    return not huggingface.has_weights(folder) if path.is_dir() else _has_metas_names(path)
+
+
+def _has_metas_names(path: Path) -> bool:
+    try:
+        with InputFile(path) as file:
+            tensors = safetensors.read_header(file).tensors if safetensors.sniff(path) else pytorch.read_tensors(file)
+    except (ConversionError, OSError):
+        return False
+    return meta_shards.EMBEDDING in tensors
+
+
+def open_checkpoint(path: Path, *, opener: Opener = InputFile) -> Checkpoint:
+    """The model in a folder, or the one that this file of weights belongs to.
+
+    Every shard is judged before anything else, so that one that names code is called so whatever it lies beside.
+    Raises MissingError for params.json, a shard, or a file that a checklist names; MalformedError naming the tensor and
+    the shard, or the key as a JSON pointer; UnsafeError for weights that name code and links that leave the folder;
+    UnsupportedError for what is no plain decoder.
+    """
+    folder = path if path.is_dir() else path.parent
+    with ExitStack() as stack:
+        shards = meta_shards.read(stack, opener, meta_shards.find(path))
+        params = _params_of(folder)
+        checklists = _check_lists(folder)
+        architecture = by_params(params)
+        parameters = architecture.from_params(params, *meta_shards.embedding(shards))
+        if meta_shards.is_tied(shards):
+            parameters = replace(parameters, tied_embeddings=True)
+        tensors, dropped = meta_shards.join(architecture, parameters, shards)
+        home, notes = _tokenizers_home(folder)
+        checkpoint = Checkpoint(
+            path=path,
+            format=NAME,
+            architecture=architecture.NAME,
+            hyperparameters=parameters,
+            vocabulary=read_meta_vocabulary(
+                home, parameters.vocab_size, scaled_rope=parameters.rope_scaling is not None
+            ),
+            tensors=tensors | dict(architecture.computed_tensors(parameters)),
+            files=tuple(shard.file for shard in shards),
+            companions=(params.path, *checklists, *_files_of_tokenizer(home)),
+            warnings=(*notes, *dropped),
+        )
+        checkpoint.check_unchanged()
+        stack.pop_all()
+    return checkpoint
+
+
+def _params_of(folder: Path) -> Fields:
+    path = inside(folder, "params.json")
+    if not path.exists():
+        raise MissingError(path, "hyper-parameters were expected beside the weights")
+    params = Fields(path, json_file.read(path, max_bytes=_LARGEST_PARAMS), "/")
+    return params.section("model") or params  # as some were saved, and as transformers' converter reads them
+
+
+def _check_lists(folder: Path) -> tuple[Path, ...]:
+    """The checklists, once all files are there that they name; MD5 is compared by who wants to pay for it."""
+    paths = checklist.find(folder)
+    for path in paths:
+        for name in checklist.read(path):
+            if not (folder / name).exists():
+                raise MissingError(folder / name, f"{path.name} names it")
+    return paths
+
+
+def _tokenizers_home(folder: Path) -> tuple[Path, tuple[str, ...]]:
+    """The folder of the tokenizer's files: this one, or the one above if only there is a tokenizer.model."""
+    above = folder.resolve().parent
+    if _files_of_tokenizer(folder) or not (above / "tokenizer.model").is_file():
+        return folder, ()
+    return above, (f"{above / 'tokenizer.model'} is read, {folder} has no tokenizer",)
+
+
+def _files_of_tokenizer(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if _ABOUT_TOKENS.fullmatch(path.name))
 
 
 def lay_out(
@@ -15,4 +142,96 @@ def lay_out(
     n_shards: int | None = None,
     provenance: Provenance | None = None,
 ) -> tuple[OutputFile, ...]:
-    raise NotImplementedError
+    """The folder that Meta's or Mistral's own code opens: params.json, the tokenizer's files, weights.
+
+    dtype: of all weights. target: "pth" for Meta's consolidated.NN.pth, "mistral" for one consolidated.safetensors.
+    n_shards: of a pth folder, one if nobody says. provenance: what the files of weights say of their making. There is
+    no checklist.chk: nobody knows the MD5 of what is not there yet.
+
+    Meta's code has no tied embeddings, so a pth folder holds the embedding a second time as the output, and params.json
+    says `tied_embeddings`. The embedding is divided by its rows where the vocabulary is byte-level BPE, as Llama 3's
+    code expects it, else by its columns.
+
+    Raises RefusedError for hyper-parameters that params.json has no word for and for shards that would not be equal.
+    """
+    if dtype.name not in _WRITABLE:
+        raise RefusedError(f"{checkpoint.path}: {target} folders are written in {', '.join(_WRITABLE)}, not in {dtype}")
+    architecture = by_gguf_name(checkpoint.path, checkpoint.architecture)
+    parameters, vocabulary = checkpoint.hyperparameters, checkpoint.vocabulary
+    if target == "mistral":
+        params, scaled_rope = architecture.to_mistral_params(parameters), False
+    else:
+        params, scaled_rope = architecture.to_meta_params(parameters, dtype), parameters.rope_scaling is not None
+    texts = {"params.json": (json.dumps(params) + "\n").encode()}
+    if vocabulary is not None:
+        texts |= meta_vocabulary_files(vocabulary, scaled_rope=scaled_rope)
+    sources = {theirs: ours for ours, theirs in architecture.meta_names(parameters).items()}
+    weights: tuple[OutputFile, ...]
+    if target == "mistral":
+        weights = (_consolidated(checkpoint, dtype, sources, provenance),)
+    else:
+        if parameters.tied_embeddings:
+            sources[meta_shards.OUTPUT] = "token_embd.weight"
+        axes = {theirs: architecture.meta_axis(ours) for theirs, ours in sources.items()}
+        if not _is_llama_3s(vocabulary):
+            axes[meta_shards.EMBEDDING] = 1
+        weights = _shards(checkpoint, dtype, n_shards or 1, sources, axes, provenance)
+    return (*(OutputFile(name, len(text), text) for name, text in texts.items()), *weights)
+
+
+def _is_llama_3s(vocabulary: Vocabulary | None) -> bool:
+    return vocabulary is not None and vocabulary.model == "bpe"
+
+
+def _consolidated(
+    checkpoint: Checkpoint, dtype: DType, sources: Mapping[str, str], provenance: Provenance | None
+) -> OutputFile:
+    """Mistral's one file."""
+    infos = {theirs: TensorInfo(theirs, dtype, checkpoint.tensors[ours].info.shape) for theirs, ours in sources.items()}
+    head, offsets = safetensors.head(infos.values(), {"format": "pt"} | (dict(provenance.keys()) if provenance else {}))
+    tensors = tuple(PlacedTensor(infos[theirs], sources[theirs], offset) for theirs, offset in offsets.items())
+    return OutputFile(meta_shards.SAFETENSORS, len(head) + sum(info.n_bytes for info in infos.values()), head, tensors)
+
+
+def _shards(
+    checkpoint: Checkpoint,
+    dtype: DType,
+    n_shards: int,
+    sources: Mapping[str, str],
+    axes: Mapping[str, int | None],
+    provenance: Provenance | None,
+) -> tuple[OutputFile, ...]:
+    """Meta's files, each with its part of every tensor."""
+    _check_divides(checkpoint, n_shards, axes[meta_shards.EMBEDDING])
+    shapes = {theirs: checkpoint.tensors[ours].info.shape for theirs, ours in sources.items()}
+    return tuple(
+        pytorch_writer.lay_out_file(
+            meta_shards.shard_name(number),
+            [
+                _part(TensorInfo(theirs, dtype, shapes[theirs]), ours, axes[theirs], number, n_shards)
+                for theirs, ours in sources.items()
+            ],
+            provenance,
+        )
+        for number in range(n_shards)
+    )
+
+
+def _part(whole: TensorInfo, source: str, axis: int | None, number: int, n_shards: int) -> PlacedTensor:
+    if axis is None:
+        return PlacedTensor(whole, source, 0)
+    length = whole.shape[axis] // n_shards
+    shape = tuple(length if each == axis else size for each, size in enumerate(whole.shape))
+    first_row, first_column = (number * length, 0) if axis == 0 else (0, number * length)
+    return PlacedTensor(replace(whole, shape=shape), source, 0, None, first_row, first_column)
+
+
+def _check_divides(checkpoint: Checkpoint, n_shards: int, embedding_axis: int | None) -> None:
+    """Meta's code gives every GPU as many heads, columns of the network and rows of the output as the next one."""
+    p: HyperParameters = checkpoint.hyperparameters
+    counts = {"n_heads": p.n_heads, "n_kv_heads": p.n_kv_heads, "hidden_dim": p.hidden_dim, "vocab_size": p.vocab_size}
+    if embedding_axis == 1:
+        counts["dim"] = p.dim
+    for name, count in counts.items():
+        if count % n_shards:
+            raise RefusedError(f"{checkpoint.path}: {name} {count} cannot be divided over {n_shards} shards")

@@ -106,6 +106,38 @@ def test_rotary_factors_are_those_of_transformers() -> None:
     np.testing.assert_allclose(plain / factors, scaled.numpy(), rtol=2e-6)
 
 
+@pytest.mark.parametrize("factor", [8.0, 32.0])
+@pytest.mark.parametrize("head_dim", [8, 64, 128])
+def test_rotary_factors_are_llama_cpps_to_the_bit(head_dim: int, factor: float) -> None:
+    """`LlamaModel.generate_extra_tensors` in its conversion/llama.py, by its formula, in torch as there."""
+    torch = pytest.importorskip("torch")
+    expected = []
+    for frequency in 1.0 / (500000.0 ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)):
+        wavelength = 2 * np.pi / frequency
+        if wavelength < 8192 / 4.0:
+            expected.append(1.0)
+        elif wavelength > 8192 / 1.0:
+            expected.append(factor)
+        else:
+            smooth = (8192 / wavelength - 1.0) / (4.0 - 1.0)
+            expected.append(float(1 / ((1 - smooth) / factor + smooth)))
+    factors = llama.frequency_factors(head_dim, 500000.0, RopeScaling("llama3", factor, 1.0, 4.0, 8192))
+    assert factors.tolist() == expected
+    assert len(set(expected)) > 2
+
+
+def test_published_factors_are_known_again_whatever_their_last_bit() -> None:
+    scaling = RopeScaling("llama3", 32.0, 1.0, 4.0, 8192)
+    factors = llama.frequency_factors(64, 500000.0, scaling)
+    factors[17] = np.nextafter(factors[17], np.float32(0))
+    info = TensorInfo("rope_freqs.weight", dtypes.F32, (32,))
+    tensors = {info.name: ComputedTensor(info, "here", factors.view(np.uint8)[np.newaxis])}
+    known = llama.settle(replace(PARAMETERS, head_dim=64, rope_theta=500000.0), tensors)
+    assert known.rope_scaling == scaling
+    factors[17] *= 1.001
+    assert llama.settle(replace(PARAMETERS, head_dim=64, rope_theta=500000.0), tensors).rope_scaling is None
+
+
 def test_row_orders_are_llama_cpps_permute() -> None:
     head = np.arange(8)
     assert pairs_from_halves(8) == (0, 4, 1, 5, 2, 6, 3, 7)

@@ -37,7 +37,7 @@ def test_what_no_format_knows_is_called_by_its_name(tmp_path: Path, data: bytes,
     with pytest.raises(UnsupportedError) as caught:
         open_checkpoint(path)
     assert str(caught.value.found).startswith(found)
-    assert caught.value.allowed == "ggml, gguf, huggingface"
+    assert caught.value.allowed == "ggml, gguf, meta, huggingface"
 
 
 @pytest.mark.parametrize(
