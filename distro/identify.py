@@ -1,4 +1,4 @@
-"""Which published file some bytes are: a file of the user's own, looked up by digest in all manifests."""
+"""Which published file some bytes are: a file of the user's own, looked up by digest in manifests and checklists."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from converters import checklist
 from distro.catalog import Catalog
 from distro.digest import KINDS, WEAK, digest_file
 from distro.manifest import File
@@ -18,7 +19,7 @@ _TELLING_SUFFIXES = (".gguf", ".tar")
 
 @dataclass(frozen=True)
 class Known:
-    """A file of a manifest, and the variant (`llama-13b:pth`) that it belongs to."""
+    """A file of a manifest, and the variant (`llama-13b:pth`) that it belongs to; of a checklist, that one's name."""
 
     variant: str
     file: File
@@ -32,6 +33,21 @@ def known_files(catalog: Catalog) -> list[Known]:
         for variant in model.variants
         for file in variant.files
     ]
+
+
+def listed_files(path: Path) -> dict[Path, Known]:
+    """What the checklists of Meta's releases say: of a file by those beside it, of a folder's files by all below it.
+
+    Files that are listed and not there are among them. Raises MalformedError for a checklist that is none.
+    """
+    folders = {file.parent for file in files_below(path) if file.name in checklist.NAMES}
+    found = {
+        folder / name: Known(where.name, File(name, md5=md5))
+        for folder in sorted(folders if path.is_dir() else {path.parent})
+        for where in checklist.find(folder)
+        for name, md5 in checklist.read(where).items()
+    }
+    return found if path.is_dir() else {file: known for file, known in found.items() if file == path}
 
 
 def identify(path: Path, known: list[Known], bar: Bar | None = None) -> tuple[Verdict, list[Known]]:

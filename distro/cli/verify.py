@@ -102,7 +102,7 @@ def _check_folder(session: Session, reference: str, folder: Path) -> tuple[str, 
 
 
 def _check_path(session: Session, path: Path) -> list[_Finding]:
-    """Files of the user's own: by the receipt beside them, else looked up in all manifests."""
+    """Files of the user's own: by the receipt beside them, else looked up in all manifests and Meta's checklists."""
     from distro.receipt import Receipt
 
     if not path.exists():
@@ -124,15 +124,23 @@ def _check_receipt(session: Session, receipt: Receipt, folder: Path, only: str |
 
 def _look_up(session: Session, path: Path) -> list[_Finding]:
     from distro import catalog
-    from distro.identify import files_below, identify, known_files
+    from distro.identify import files_below, identify, known_files, listed_files
+    from distro.verify import Status, Verdict, check
 
-    known = known_files(catalog.load(session.settings))
+    known, listed = known_files(catalog.load(session.settings)), listed_files(path)
     findings = []
     for file in files_below(path):
+        entry = listed.pop(file, None)
         with session.progress.bar(file.name, file.stat().st_size) as bar:
-            verdict, places = identify(file, known, bar)
+            verdict, places = identify(file, known if entry is None else [*known, entry], bar)
+        if entry is not None and verdict.status is Status.UNPROVEN:
+            verdict, places = check(file, entry.file), [entry]
         name = str(file.relative_to(path)) if path.is_dir() else file.name
         findings.append(_Finding(name, verdict, ", ".join(dict.fromkeys(place.variant for place in places))))
+    findings += [
+        _Finding(str(file.relative_to(path)), Verdict(file, Status.MISSING), entry.variant)
+        for file, entry in listed.items()
+    ]
     if not any(each.by for each in findings):
         raise NotFoundError(f"{path}: no manifest and no receipt knows these bytes, so nothing can be proven")
     return findings
