@@ -22,7 +22,7 @@ from converters import byte_order, quants
 from converters.checkpoint import Checkpoint
 from converters.input_file import InputFile
 from converters.plan import Plan, Work
-from converters.running_digest import RunningDigest, short_digest
+from converters.running_digest import ReadInto, RunningDigest, short_digest
 from converters.tensors import TensorInfo
 
 _READ_BYTES = 4 << 20
@@ -115,8 +115,9 @@ def convert(
     """
     run = _Run(plan, sink, journal or NoJournal(), advance)
     expected = {**(known or {}), **{path.name: _sha256(path) for path in checkpoint.companions}}
+    begins = _first_offsets(plan)
     for file in checkpoint.files:
-        file.digest = RunningDigest()
+        file.begin_digest(begins.get(file.path.name, 0))
     if all(file.path.name in expected for file in checkpoint.files):
         run.write_heads(expected)  # first, for then the files are hashed as they are written
     for finished in (False, True):  # what is finished costs a read alone, and so can wait
@@ -171,7 +172,8 @@ class _Run:
     def __init__(self, plan: Plan, sink: Sink, journal: Journal, advance: Callable[[int], None]) -> None:
         self._plan, self.journal, self._advance = plan, journal, advance
         self._outputs = {file.path: sink.create(file.path, file.size) for file in plan.files}
-        self._digests = {file.path: RunningDigest() for file in plan.files}
+        self._digests = {path: RunningDigest(_reader(output)) for path, output in self._outputs.items()}
+        self._gaps = _gaps(plan)
 
     def work(self, blocks: _Shared, *, confirm: bool) -> None:
         """Make blocks until there are none. confirm: they were made before, look only whether they are as they were."""
@@ -189,15 +191,21 @@ class _Run:
         path = block.work.file.path
         self._outputs[path].write_at(block.offset_in_file, data)
         self.journal.record(block.number, short_digest(data))
-        self._digests[path].feed(block.offset_in_file, data)
+        self._hash(block, data)
 
     def _is_there(self, block: Block) -> bool:
         path = block.work.file.path
         data = self._outputs[path].read_at(block.offset_in_file, block.n_bytes)
         if short_digest(data) != self.journal.done[block.number]:
             return False
-        self._digests[path].feed(block.offset_in_file, data)
+        self._hash(block, data)
         return True
+
+    def _hash(self, block: Block, data: bytes | memoryview) -> None:
+        path, end = block.work.file.path, block.offset_in_file + block.n_bytes
+        self._digests[path].feed(block.offset_in_file, data)
+        if gap := self._gaps.get((path, end)):
+            self._digests[path].feed(end, bytes(gap))
 
     def write_heads(self, inputs: Mapping[str, str]) -> None:
         """The first bytes of each file, which may name the inputs by their digests."""
@@ -213,15 +221,40 @@ class _Run:
                 value = _crc32(self._outputs[file.path], checksum.start, checksum.size).to_bytes(4, "little")
                 for offset in checksum.offsets:
                     self._put(file.path, offset, value)
-        return {
-            file.path: self._digests[file.path].finish(file.size, self._outputs[file.path].read_at)
-            for file in self._plan.files
-        }
+        return {file.path: self._digests[file.path].finish(file.size) for file in self._plan.files}
 
     def _put(self, path: str, offset: int, data: bytes) -> None:
         self._outputs[path].write_at(offset, data)
         self._digests[path].feed(offset, data)
         self._advance(len(data))
+
+
+def _first_offsets(plan: Plan) -> dict[str, int]:
+    """Where the weights begin in each input, by its name."""
+    begins: dict[str, int] = {}
+    for work in plan.work:
+        name, offset = work.input.position
+        begins[name] = min(offset, begins.get(name, offset))
+    return begins
+
+
+def _gaps(plan: Plan) -> dict[tuple[str, int], int]:
+    """Bytes of padding behind each tensor, by file and the offset at which it ends, if nothing else stands there."""
+    gaps = {}
+    for file in plan.files:
+        following = [tensor.offset_in_file for tensor in file.tensors[1:]] + [file.size] * bool(file.tensors)
+        for tensor, start in zip(file.tensors, following, strict=True):
+            end = tensor.offset_in_file + tensor.info.n_bytes
+            if start > end and not file.pieces:
+                gaps[file.path, end] = start - end
+    return gaps
+
+
+def _reader(output: Output) -> ReadInto:
+    def read_into(view: memoryview, offset: int) -> None:
+        view[:] = output.read_at(offset, len(view))
+
+    return read_into
 
 
 def _crc32(output: Output, start: int, n_bytes: int) -> int:
@@ -233,7 +266,7 @@ def _crc32(output: Output, start: int, n_bytes: int) -> int:
 
 def _sha256(path: Path) -> str:
     with InputFile(path) as file:
-        file.digest = RunningDigest()
+        file.begin_digest()
         return file.finish_digest()
 
 

@@ -65,14 +65,20 @@ class InputFile:
     def _read_into(self, view: memoryview, offset: int) -> None:
         self._fill(view, offset)
         if self.digest is not None:
+            self.digest.skip(offset)
             self.digest.feed(offset, view)
+
+    def begin_digest(self, n_bytes: int = 0) -> None:
+        """Hash what is read from now on. n_bytes: before the first offset that will be read, taken now."""
+        self.digest = RunningDigest(self._fill)
+        self.digest.read_head(min(n_bytes, self.size))
 
     def finish_digest(self) -> str:
         """SHA-256 of the file: of what was read on the way, and of the rest, which is read now."""
         if self.digest is None:
             raise ValueError(f"{self.path}: nobody asked for its digest")
         digest, self.digest = self.digest, None
-        return digest.finish(self.size, lambda offset, n_bytes: self.read(offset, n_bytes, "file"))
+        return digest.finish(self.size)
 
     def _fill(self, view: memoryview, offset: int) -> None:
         """Bytes from an offset on until the view is full; the one place that reads."""

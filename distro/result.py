@@ -62,8 +62,12 @@ class Result:
         with CLAIMS.lock:
             CLAIMS.hold(self.path)
             for left in sorted(area.glob(f"{glob.escape(prefix)}.*")):
-                if Owner.of(left) is None or left.suffix in (".old", _JOURNAL) or left == self.path:
+                if Owner.of(left) is None or left.suffix == ".old" or left == self.path:
                     continue  # the user may have files of such names too
+                if left.suffix == _JOURNAL:
+                    if not disk.is_taken(left.with_suffix("")):  # its maker was killed in its last moment
+                        discard(left)
+                    continue
                 same = identity is not None and Journal.is_of(_journal_of(left), identity)
                 if same and CLAIMS.is_free(left) and not disk.is_taken(self.path) and self._is_of_our_kind(left):
                     with suppress(FileNotFoundError):  # another process was quicker

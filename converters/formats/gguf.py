@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from converters.architectures import by_gguf_name
 from converters.architectures.base import Architecture
@@ -23,13 +24,15 @@ from converters.formats.gguf_dialect import Dialect
 from converters.formats.gguf_shards import Shard, holds_models, only_model, open_shards, prefix_of
 from converters.formats.gguf_split import groups_by_size, lay_out_file, lay_out_shards
 from converters.hyperparameters import HyperParameters
-from converters.imatrix import Imatrix
 from converters.input_file import InputFile, Opener
 from converters.layout import OutputFile
 from converters.provenance import Provenance
 from converters.tensors import Tensor, TensorInfo
 from converters.tokenizers.gguf_keys import vocabulary_from_gguf, vocabulary_to_gguf
 from converters.tokenizers.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from converters.imatrix import Imatrix  # which reads GGUF files itself
 
 NAME = "gguf"
 
