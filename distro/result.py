@@ -14,15 +14,17 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from converters.errors import shown
-from converters.input_file import InputFile
 from distro import disk
 from distro.errors import CannotCreateError, DiskFullError, SourceError, StorageError
 from distro.journal import Journal
 from distro.owner import CLAIMS, Owner, discard
 from distro.paths import safe_relpath
+
+if TYPE_CHECKING:
+    from converters.input_file import InputFile  # with numpy, which `distro ls` does without
 
 _JOURNAL = ".journal"
 _COPY_BYTES = 4 << 20
