@@ -1,6 +1,7 @@
 """A folder as Meta and Mistral release a model: params.json, consolidated files of weights, a tokenizer of their own.
 
     params.json                hyper-parameters; the architecture's module speaks its dialects
+    README.md                  what the model says of itself (`converters.model_card`)
     consolidated.00.pth …      weights in PyTorch's format, divided over shards (`converters.formats.meta_shards`)
     consolidated.safetensors   Mistral's newer releases
     tokenizer.model …          `converters.tokenizers.meta`; LLaMA 1 keeps it in the folder above
@@ -20,7 +21,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from converters import checklist, json_file
+from converters import checklist, json_file, model_card
 from converters.architectures import by_gguf_name, by_params
 from converters.checkpoint import Checkpoint
 from converters.dtypes import DType
@@ -28,13 +29,11 @@ from converters.errors import ConversionError, MissingError, RefusedError
 from converters.fields import Fields
 from converters.folder import inside
 from converters.formats import huggingface, meta_shards, pytorch, pytorch_writer, safetensors
-from converters.hyperparameters import HyperParameters
 from converters.input_file import InputFile, Opener
 from converters.layout import OutputFile, PlacedTensor
 from converters.provenance import Provenance
 from converters.tensors import TensorInfo
 from converters.tokenizers.meta import meta_vocabulary_files, read_meta_vocabulary
-from converters.tokenizers.vocabulary import Vocabulary
 
 NAME = "meta"
 
@@ -56,7 +55,9 @@ def sniff(path: Path) -> bool:
         return False
     if not (folder / "config.json").exists():
         return path.is_dir() or pytorch.sniff(path) or safetensors.sniff(path)
-    return not huggingface.has_weights(folder) if path.is_dir() else _has_metas_names(path)
+    if path.is_dir():
+        return any(folder.glob("consolidated.*")) and not huggingface.has_weights(folder)
+    return _has_metas_names(path)
 
 
 def _has_metas_names(path: Path) -> bool:
@@ -97,7 +98,8 @@ def open_checkpoint(path: Path, *, opener: Opener = InputFile) -> Checkpoint:
             ),
             tensors=tensors | dict(architecture.computed_tensors(parameters)),
             files=tuple(shard.file for shard in shards),
-            companions=(params.path, *checklists, *_files_of_tokenizer(home)),
+            companions=(params.path, *checklists, *_files_of_tokenizer(home), *_card_of(folder)),
+            card=model_card.read(folder),
             warnings=(*notes, *dropped),
         )
         checkpoint.check_unchanged()
@@ -132,7 +134,12 @@ def _tokenizers_home(folder: Path) -> tuple[Path, tuple[str, ...]]:
 
 
 def _files_of_tokenizer(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if _ABOUT_TOKENS.fullmatch(path.name))
+    """Raises UnsafeError for a link that leaves the folder."""
+    return sorted(inside(folder, path.name) for path in folder.iterdir() if _ABOUT_TOKENS.fullmatch(path.name))
+
+
+def _card_of(folder: Path) -> list[Path]:
+    return [path for path in [folder / model_card.NAME] if path.is_file()]
 
 
 def lay_out(
@@ -165,70 +172,53 @@ def lay_out(
     texts = {"params.json": (json.dumps(params) + "\n").encode()}
     if vocabulary is not None:
         texts |= meta_vocabulary_files(vocabulary, scaled_rope=scaled_rope)
-    sources = {theirs: ours for ours, theirs in architecture.meta_names(parameters).items()}
-    weights: tuple[OutputFile, ...]
+    if (card := model_card.write(checkpoint.card)) is not None:
+        texts[model_card.NAME] = card
+    wholes = {
+        theirs: PlacedTensor(TensorInfo(theirs, dtype, checkpoint.tensors[ours].info.shape), ours, 0)
+        for ours, theirs in architecture.meta_names(parameters).items()
+    }
     if target == "mistral":
-        weights = (_consolidated(checkpoint, dtype, sources, provenance),)
+        weights = [safetensors.lay_out_file(meta_shards.SAFETENSORS, wholes.values(), provenance)]
     else:
         if parameters.tied_embeddings:
-            sources[meta_shards.OUTPUT] = "token_embd.weight"
-        axes = {theirs: architecture.meta_axis(ours) for theirs, ours in sources.items()}
-        if not _is_llama_3s(vocabulary):
+            embedding = wholes[meta_shards.EMBEDDING]
+            wholes[meta_shards.OUTPUT] = replace(embedding, info=replace(embedding.info, name=meta_shards.OUTPUT))
+        axes = {name: architecture.meta_axis(whole.source) for name, whole in wholes.items()}
+        if vocabulary is None or vocabulary.model != "bpe":
             axes[meta_shards.EMBEDDING] = 1
-        weights = _shards(checkpoint, dtype, n_shards or 1, sources, axes, provenance)
+        _check_divides(checkpoint, n_shards or 1, axes[meta_shards.EMBEDDING])
+        weights = _shards(wholes, axes, n_shards or 1, provenance)
     return (*(OutputFile(name, len(text), text) for name, text in texts.items()), *weights)
 
 
-def _is_llama_3s(vocabulary: Vocabulary | None) -> bool:
-    return vocabulary is not None and vocabulary.model == "bpe"
-
-
-def _consolidated(
-    checkpoint: Checkpoint, dtype: DType, sources: Mapping[str, str], provenance: Provenance | None
-) -> OutputFile:
-    """Mistral's one file."""
-    infos = {theirs: TensorInfo(theirs, dtype, checkpoint.tensors[ours].info.shape) for theirs, ours in sources.items()}
-    head, offsets = safetensors.head(infos.values(), {"format": "pt"} | (dict(provenance.keys()) if provenance else {}))
-    tensors = tuple(PlacedTensor(infos[theirs], sources[theirs], offset) for theirs, offset in offsets.items())
-    return OutputFile(meta_shards.SAFETENSORS, len(head) + sum(info.n_bytes for info in infos.values()), head, tensors)
-
-
 def _shards(
-    checkpoint: Checkpoint,
-    dtype: DType,
-    n_shards: int,
-    sources: Mapping[str, str],
-    axes: Mapping[str, int | None],
-    provenance: Provenance | None,
-) -> tuple[OutputFile, ...]:
+    wholes: Mapping[str, PlacedTensor], axes: Mapping[str, int | None], n_shards: int, provenance: Provenance | None
+) -> list[OutputFile]:
     """Meta's files, each with its part of every tensor."""
-    _check_divides(checkpoint, n_shards, axes[meta_shards.EMBEDDING])
-    shapes = {theirs: checkpoint.tensors[ours].info.shape for theirs, ours in sources.items()}
-    return tuple(
+    return [
         pytorch_writer.lay_out_file(
             meta_shards.shard_name(number),
-            [
-                _part(TensorInfo(theirs, dtype, shapes[theirs]), ours, axes[theirs], number, n_shards)
-                for theirs, ours in sources.items()
-            ],
+            [_part(whole, axes[name], number, n_shards) for name, whole in wholes.items()],
             provenance,
         )
         for number in range(n_shards)
-    )
+    ]
 
 
-def _part(whole: TensorInfo, source: str, axis: int | None, number: int, n_shards: int) -> PlacedTensor:
+def _part(whole: PlacedTensor, axis: int | None, number: int, n_shards: int) -> PlacedTensor:
+    """What one of the shards has of a tensor."""
     if axis is None:
-        return PlacedTensor(whole, source, 0)
-    length = whole.shape[axis] // n_shards
-    shape = tuple(length if each == axis else size for each, size in enumerate(whole.shape))
+        return whole
+    length = whole.info.shape[axis] // n_shards
+    shape = tuple(length if each == axis else size for each, size in enumerate(whole.info.shape))
     first_row, first_column = (number * length, 0) if axis == 0 else (0, number * length)
-    return PlacedTensor(replace(whole, shape=shape), source, 0, None, first_row, first_column)
+    return replace(whole, info=replace(whole.info, shape=shape), first_row=first_row, first_column=first_column)
 
 
 def _check_divides(checkpoint: Checkpoint, n_shards: int, embedding_axis: int | None) -> None:
     """Meta's code gives every GPU as many heads, columns of the network and rows of the output as the next one."""
-    p: HyperParameters = checkpoint.hyperparameters
+    p = checkpoint.hyperparameters
     counts = {"n_heads": p.n_heads, "n_kv_heads": p.n_kv_heads, "hidden_dim": p.hidden_dim, "vocab_size": p.vocab_size}
     if embedding_axis == 1:
         counts["dim"] = p.dim

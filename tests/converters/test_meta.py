@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -426,17 +424,17 @@ def test_code_in_the_last_shard_is_named_and_never_run(tmp_path: Path) -> None:
     assert not any(event.startswith(("os.system", "subprocess", "exec")) for event, *_ in events)
 
 
-def test_mixtrals_and_pixtrals_params_are_refused_by_name(tmp_path: Path) -> None:
+def test_mixtrals_params_are_refused_by_name(tmp_path: Path) -> None:
     folder = _mistral(tmp_path, _mistrals_weights(), moe={"num_experts_per_tok": 2, "num_experts": 8})
     with pytest.raises(UnsupportedError, match=r"params\.json: /moe: found .*allowed only the keys of a plain decoder"):
         open_checkpoint(folder)
 
 
-def test_hugging_faces_reader_is_not_asked(tmp_path: Path) -> None:
+def test_sniffing_asks_what_is_in_a_file_and_not_its_name(tmp_path: Path) -> None:
     folder = meta_release.write(tmp_path)
     assert meta.sniff(folder) and not huggingface.sniff(folder)
     assert meta.sniff(folder / "consolidated.00.pth")
     assert not meta.sniff(folder / "tokenizer.model")
-    assert not meta.sniff(folder / "nothing")
-    assert json.loads((folder / "params.json").read_text())["dim"] == DIM
-    assert replace(GENERATIONS["llama-2"]).embedding_axis == 1
+    assert not meta.sniff(folder / "consolidated.01.pth")
+    (folder / "consolidated.01.pth").write_bytes(b"GGUF")
+    assert not meta.sniff(folder / "consolidated.01.pth")

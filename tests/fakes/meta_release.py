@@ -8,13 +8,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from converters.tokenizers import sentencepiece_model
+from converters.tokenizers.vocabulary import TokenKind, Vocabulary
 from tests.fakes import vocabularies
 
 DIM, N_HEADS, HEAD_DIM, N_LAYERS, HIDDEN_DIM = 64, 8, 8, 2, 192
@@ -128,13 +129,22 @@ def write_json(path: Path, value: object) -> None:
 
 
 def write_tokenizer(folder: Path, generation: str) -> None:
-    """SentencePiece of 271 tokens, or 288 ranks, to which Llama 3's code adds its 256 special tokens."""
+    """SentencePiece of 272 tokens, or 288 ranks, to which Llama 3's code adds its 256 special tokens."""
     if GENERATIONS[generation].vocab_size == SPM_SIZE:
-        data = sentencepiece_model.write(vocabularies.small_spm())
+        data = sentencepiece_model.write(spm_vocabulary())
     else:
         bytes_and_pairs = [bytes([byte]) for byte in range(256)] + [bytes([letter]) * 2 for letter in range(65, 97)]
         data = b"".join(b"%b %d\n" % (base64.b64encode(token), rank) for rank, token in enumerate(bytes_and_pairs))
     (folder / "tokenizer.model").write_bytes(data)
+
+
+def spm_vocabulary() -> Vocabulary:
+    """The small one with a token more, so that eight shards can divide it."""
+    small = vocabularies.small_spm()
+    return replace(
+        small, tokens=(*small.tokens, "[PAD271]"), kinds=(*small.kinds, TokenKind.UNUSED),
+        scores=(*(small.scores or ()), -1000.0),
+    )  # fmt: skip
 
 
 def write_checklist(folder: Path) -> None:
