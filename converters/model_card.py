@@ -27,7 +27,7 @@ from converters.input_file import InputFile
 
 NAME = "README.md"
 
-_LONGEST_FRONT_MATTER = 4 << 20  # bytes
+_LONGEST_FRONT_MATTER = 1 << 20  # bytes
 _MOST_ORIGINS = 256
 
 # GGUF's word for a text: the hub's words for it, the one that we write first.

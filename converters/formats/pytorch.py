@@ -24,6 +24,8 @@ from converters.formats.zip_records import Record
 from converters.input_file import InputFile
 
 _LARGEST_PICKLE = 64 << 20
+# Archives up to this are read whole and held against their CRCs at once; what is larger is proven by its digest.
+_CHECKED_AT_ONCE = 16 << 20
 _RUNS_CODE = {
     Signature.TAR: "a tar archive of PyTorch 0.1, which is not opened",
     Signature.NUMPY: "a NumPy file, which may hold pickled objects",
@@ -72,6 +74,8 @@ def _read_archive(file: InputFile) -> dict[str, PyTorchTensor]:
     pickle = records[f"{folder}/data.pkl"]
     data = zip_records.read(file, pickle, _LARGEST_PICKLE)
     value = unpickler.load(file.path, pickle.name, data, ALLOWED).value
+    for record in records.values() if file.size <= _CHECKED_AT_ONCE else ():
+        zip_records.check(file, record)
     return pytorch_tensors.read(file, pickle.name, value, _Storages(file, records, folder).find)
 
 

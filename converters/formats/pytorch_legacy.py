@@ -50,17 +50,22 @@ def _check_start(file: InputFile, data: bytes) -> int:
         allowed = "an archive of torch.save, or a file from before PyTorch 1.6"
         raise UnsupportedError(file.path, "file", offset=0, found="a bare pickle", allowed=allowed)
     protocol = unpickler.load(file.path, "pickle of the protocol", data, ALLOWED, start=number.end)
-    if protocol.value != _PROTOCOL or isinstance(protocol.value, float):
+    if type(protocol.value) is not int or protocol.value != _PROTOCOL:
         raise MalformedError(
-            file.path, "pickle of the protocol", offset=number.end, found=protocol.value, allowed=str(_PROTOCOL)
+            file.path, "pickle of the protocol", offset=number.end, found=_plain(protocol.value), allowed=str(_PROTOCOL)
         )
     field = "pickle of the system"
     system = unpickler.load(file.path, field, data, ALLOWED, start=protocol.end)
     little = system.value.get("little_endian") if isinstance(system.value, dict) else None
     if little is not True:
         kind = UnsupportedError if little is False else MalformedError
-        raise kind(file.path, field, offset=protocol.end, found=f"little_endian {little!r}", allowed="True")
+        raise kind(file.path, field, offset=protocol.end, found=f"little_endian {_plain(little)}", allowed="True")
     return system.end
+
+
+def _plain(value: object) -> str:
+    """A value for a message. Those that hold others are only named: they may be nested deeper than Python can say."""
+    return repr(value) if value is None or isinstance(value, (bool, int, float, str)) else type(value).__name__
 
 
 def _first(file: InputFile, data: bytes) -> Unpickled:

@@ -22,6 +22,8 @@ _MOST_OPCODES = 1 << 19
 _LONGEST_INTEGER = 16  # bytes
 _LONGEST_NUMBER = 40  # characters
 _LONGEST_LINE = 4096
+# Larger integers can all have one hash, and a dictionary of those takes hours.
+_LARGEST_KEY = (1 << 61) - 2
 
 ORDERED_DICT = "collections.OrderedDict"
 T = TypeVar("T")
@@ -258,6 +260,8 @@ class _Machine:
         for key, value in zip(values[::2], values[1::2], strict=True):
             if not isinstance(key, (str, int, float, bytes, type(None))):
                 raise self._wrong(f"{_kind(key)} as a key", "text or a number")
+            if isinstance(key, int) and abs(key) > _LARGEST_KEY:
+                raise self._wrong(f"the key {key}", f"keys up to {_LARGEST_KEY}")
             if key in target:
                 raise self._wrong(f"the key {key!r} again", "each key once")
             target[key] = value

@@ -24,6 +24,7 @@ from converters.input_file import InputFile
 
 _MOST_RECORDS = 100_000
 _LARGEST_DIRECTORY = 64 << 20
+_READ_BYTES = 1 << 20
 
 _END = struct.Struct("<4s4H2LH")
 _LOCATOR64 = struct.Struct("<4sLQL")
@@ -81,14 +82,23 @@ def read(file: InputFile, record: Record, max_bytes: int) -> bytes:
     if record.size > max_bytes:
         raise MalformedError(file.path, record.name, found=f"{record.size} bytes", allowed=f"at most {max_bytes}")
     data = file.read(record.offset_in_file, record.size, record.name)
-    if zlib.crc32(data) != record.crc32:
-        raise MalformedError(
-            file.path,
-            record.name,
-            found=f"CRC-32 {zlib.crc32(data):08x}",
-            allowed=f"{record.crc32:08x}, as the directory says",
-        )
+    _check_crc32(file, record, zlib.crc32(data))
     return data
+
+
+def check(file: InputFile, record: Record) -> None:
+    """Read a record of any size and raise MalformedError if its CRC-32 is wrong."""
+    crc32 = 0
+    for start in range(0, record.size, _READ_BYTES):
+        n_bytes = min(_READ_BYTES, record.size - start)
+        crc32 = zlib.crc32(file.read_array(record.offset_in_file + start, n_bytes, record.name).data, crc32)
+    _check_crc32(file, record, crc32)
+
+
+def _check_crc32(file: InputFile, record: Record, crc32: int) -> None:
+    if crc32 != record.crc32:
+        allowed = f"{record.crc32:08x}, as the directory says"
+        raise MalformedError(file.path, record.name, found=f"CRC-32 {crc32:08x}", allowed=allowed)
 
 
 def _end(file: InputFile) -> tuple[int, int, int]:
@@ -255,4 +265,7 @@ def prefix(file: InputFile, records: Mapping[str, Record]) -> str:
     if len(folders) != 1 or any("/" not in name for name in records):
         found = ", ".join(sorted(folders)[:4]) or "no records"
         raise MalformedError(file.path, "zip", found=found, allowed="one folder with all records")
-    return folders.pop()
+    folder = folders.pop()
+    if folder in ("", ".", "..") or not folder.isprintable() or set(folder) & set("\\:"):
+        raise MalformedError(file.path, "zip", found=f"the folder {folder!r}", allowed="a plain name")
+    return folder

@@ -16,6 +16,7 @@ from converters import convert, dtypes, plan
 from converters.checkpoint import Checkpoint
 from converters.errors import MalformedError, MissingError, RefusedError, UnsafeError, UnsupportedError
 from converters.formats import huggingface, open_checkpoint
+from converters.input_file import InputFile
 from converters.recipe import Recipe
 from converters.tensors import Tensor
 from tests.fakes import tiny_llama
@@ -394,12 +395,19 @@ def test_a_total_size_that_is_a_float_is_read(tmp_path: Path) -> None:
 # Writing.
 
 
-def laid_out(checkpoint: Checkpoint, mix: str = "f32", max_shard_bytes: int = 10**9) -> dict[str, bytes]:
+def laid_out(
+    checkpoint: Checkpoint, mix: str = "f32", max_shard_bytes: int = 10**9, target: str = "safetensors"
+) -> dict[str, bytes]:
     sink = MemorySink()
-    convert.convert(
-        checkpoint, plan.make(checkpoint, Recipe("safetensors", mix, max_shard_bytes=max_shard_bytes), "x"), sink
-    )
+    convert.convert(checkpoint, plan.make(checkpoint, Recipe(target, mix, max_shard_bytes=max_shard_bytes), "x"), sink)
     return sink.files
+
+
+def saved(folder: Path, files: dict[str, bytes]) -> Path:
+    folder.mkdir()
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    return folder
 
 
 def test_a_folder_is_written_back_as_it_was(tmp_path: Path) -> None:
@@ -445,26 +453,157 @@ def test_quantized_types_have_no_place_in_safetensors(tmp_path: Path) -> None:
         huggingface.lay_out(checkpoint, dtypes.Q8_0, max_shard_bytes=1)
 
 
+@pytest.mark.parametrize("target", ["safetensors", "bin"])
 @pytest.mark.parametrize("max_shard_bytes", [10**9, 50_000])
 @pytest.mark.parametrize("tied", [False, True])
-def test_transformers_opens_what_we_write(tmp_path: Path, tied: bool, max_shard_bytes: int) -> None:
+def test_transformers_opens_what_we_write(tmp_path: Path, tied: bool, max_shard_bytes: int, target: str) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     source = tiny_llama.write(tmp_path / "source", tied=tied)
     with open_checkpoint(source) as checkpoint:
-        files = laid_out(checkpoint, max_shard_bytes=max_shard_bytes)
-    result = tmp_path / "result"
-    result.mkdir()
-    for name, data in files.items():
-        (result / name).write_bytes(data)
+        result = saved(tmp_path / "result", laid_out(checkpoint, max_shard_bytes=max_shard_bytes, target=target))
     ids = torch.arange(40)[None]
+    safe = target == "safetensors"
     with torch.no_grad():
         theirs = AutoModelForCausalLM.from_pretrained(source)(ids).logits
-        ours = AutoModelForCausalLM.from_pretrained(result)(ids).logits
+        ours = AutoModelForCausalLM.from_pretrained(result, use_safetensors=safe)(ids).logits
     assert torch.equal(ours, theirs)
     text = "the cat  and é 123<|im_end|>"
     assert (
         AutoTokenizer.from_pretrained(result)(text).input_ids == AutoTokenizer.from_pretrained(source)(text).input_ids
     )
+
+
+def test_bins_have_the_names_that_transformers_looks_for(tmp_path: Path) -> None:
+    with open_checkpoint(tiny_llama.write(tmp_path / "m")) as checkpoint:
+        one = huggingface.lay_out(checkpoint, dtypes.F16, "bin")
+        two = huggingface.lay_out(checkpoint, dtypes.F32, "bin", max_shard_bytes=80_000)
+    assert [output.path for output in one if output.tensors] == ["pytorch_model.bin"]
+    assert not any(output.path.endswith("index.json") for output in one)
+    shards = {output.path: [placed.info.name for placed in output.tensors] for output in two if output.tensors}
+    assert list(shards) == ["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"]
+    written = next(json.loads(output.head) for output in two if output.path == "pytorch_model.bin.index.json")
+    assert written == {
+        "metadata": {"total_size": 148096},
+        "weight_map": dict(sorted((name, path) for path, names in shards.items() for name in names)),
+    }
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
+@pytest.mark.parametrize("max_shard_bytes", [10**9, 30_000])
+def test_bins_and_safetensors_become_each_other_byte_for_byte(tmp_path: Path, dtype: str, max_shard_bytes: int) -> None:
+    torch_dtype = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[dtype]
+    source = tiny_llama.write(tmp_path / "source", dtype=torch_dtype)
+    with open_checkpoint(source) as checkpoint:
+        bins = saved(tmp_path / "bins", laid_out(checkpoint, dtype, max_shard_bytes, "bin"))
+    with open_checkpoint(bins) as checkpoint:
+        assert checkpoint.format == "pytorch"
+        assert checkpoint.warnings == ()
+        back = laid_out(checkpoint, dtype)
+    assert back["model.safetensors"] == (source / "model.safetensors").read_bytes()
+
+
+def test_the_result_says_where_it_comes_from_and_has_the_same_size(tmp_path: Path) -> None:
+    with open_checkpoint(tiny_llama.write(tmp_path / "m")) as checkpoint:
+        for target in ("safetensors", "bin"):
+            made = plan.make(checkpoint, Recipe(target, "f16"), "x", made_by="distro 0")
+            sink = MemorySink()
+            inputs = convert.convert(checkpoint, made, sink).inputs
+            weights = sink.files["model.safetensors" if target == "safetensors" else "pytorch_model.bin"]
+            for digest in inputs.values():
+                assert digest.encode() in weights
+            assert b'distro 0"' in weights
+
+
+def test_every_small_file_that_is_read_is_a_companion(tmp_path: Path) -> None:
+    folder = tiny_llama.write(tmp_path / "m", container="bin-sharded")
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n")
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    (folder / "notes.txt").write_text("not read")
+    with audited() as events, open_checkpoint(folder) as checkpoint:
+        weights = {file.path.name for file in checkpoint.files}
+    assert weights == {f"pytorch_model-0000{i}-of-00003.bin" for i in (1, 2, 3)}
+    names = {path.name for path in checkpoint.companions}
+    assert names == {
+        "config.json", "pytorch_model.bin.index.json", "tokenizer.json", "tokenizer_config.json",
+        "special_tokens_map.json", "generation_config.json", "chat_template.jinja", "README.md",
+    }  # fmt: skip
+    there = {path.name for path in folder.iterdir()}
+    assert {name for name in there if any(f"/{name}'" in event for event in events)} == weights | names
+
+
+def test_weights_are_opened_by_the_opener_and_nothing_else_is(tmp_path: Path) -> None:
+    for container in ("safetensors", "bin-sharded"):
+        opened: list[str] = []
+
+        def opener(path: Path) -> InputFile:
+            opened.append(path.name)  # noqa: B023
+            return InputFile(path)
+
+        with huggingface.open_checkpoint(tiny_llama.write(tmp_path / container, container=container), opener=opener):
+            pass
+        assert opened == (
+            ["model.safetensors"]
+            if container == "safetensors"
+            else [f"pytorch_model-0000{i}-of-00003.bin" for i in (1, 2, 3)]
+        )
+
+
+CARD = (
+    '---\nlicense: apache-2.0\nlanguage:\n- en\nbase_model: o/Tiny-1\ntags: [chat]\nmodel_name: "Tiny: 2"\n---\n# T\n'
+)
+ABOUT = {
+    "license": "apache-2.0", "languages": ("en",), "tags": ("chat",), "name": "Tiny: 2", "base_model.count": 1,
+    "base_model.0.name": "Tiny 1", "base_model.0.organization": "O",
+    "base_model.0.repo_url": "https://huggingface.co/o/Tiny-1",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("target", ["safetensors", "bin"])
+def test_what_a_model_says_of_itself_survives_a_trip(tmp_path: Path, target: str) -> None:
+    """README.md to GGUF's `general.` keys, to a folder of either kind, to the same GGUF again."""
+    folder = tiny_llama.write(tmp_path / "m")
+    (folder / "README.md").write_text(CARD)
+    with open_checkpoint(folder) as checkpoint:
+        assert checkpoint.card == ABOUT
+        first = MemorySink()
+        convert.convert(checkpoint, plan.make(checkpoint, Recipe("gguf", "f32"), "tiny"), first)
+    (gguf,) = first.save(tmp_path / "gguf").iterdir()
+    with open_checkpoint(gguf) as checkpoint:
+        assert checkpoint.card == ABOUT
+        result = saved(tmp_path / "result", laid_out(checkpoint, target=target))
+    with open_checkpoint(result) as checkpoint:
+        assert checkpoint.card == ABOUT
+        again = MemorySink()
+        convert.convert(checkpoint, plan.make(checkpoint, Recipe("gguf", "f32"), "tiny"), again)
+    assert again.files == first.files
+
+
+def test_a_folder_without_a_card_gets_none(tmp_path: Path) -> None:
+    with open_checkpoint(tiny_llama.write(tmp_path / "m")) as checkpoint:
+        assert checkpoint.card == {}
+        assert "README.md" not in laid_out(checkpoint)
+
+
+def test_a_folder_of_the_first_llamas_opens_and_is_written_with_todays_names(tmp_path: Path) -> None:
+    """decapoda-research's: class names of a pull request that was merged under others, and ids of no token."""
+    folder = tiny_llama.write(tmp_path / "m", container="bin-sharded", dtype=torch.float16)
+    old = {
+        "architectures": ["LLaMAForCausalLM"], "bos_token_id": 0, "eos_token_id": 1, "hidden_act": "silu",
+        "hidden_size": 32, "initializer_range": 0.02, "intermediate_size": 64, "max_sequence_length": 2048,
+        "model_type": "llama", "num_attention_heads": 4, "num_hidden_layers": 2, "pad_token_id": -1,
+        "rms_norm_eps": 1e-06, "torch_dtype": "float16", "transformers_version": "4.27.0.dev0", "use_cache": True,
+        "vocab_size": 288,
+    }  # fmt: skip
+    new = json.loads((folder / "config.json").read_text())
+    old |= {key: new[key] for key in ("hidden_size", "intermediate_size", "num_key_value_heads", "vocab_size")}
+    tiny_llama.write_json(folder / "config.json", old)
+    tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
+    tiny_llama.write_json(folder / "tokenizer_config.json", tokenizer | {"tokenizer_class": "LLaMATokenizer"})
+    with open_checkpoint(folder) as checkpoint:
+        files = laid_out(checkpoint, "f16")
+    assert checkpoint.warnings == ()
+    assert json.loads(files["config.json"])["architectures"] == ["LlamaForCausalLM"]
+    assert json.loads(files["tokenizer_config.json"])["tokenizer_class"] != "LLaMATokenizer"

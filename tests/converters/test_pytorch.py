@@ -326,6 +326,23 @@ def test_one_storage_taken_for_many_tensors_is_bounded(tmp_path: Path) -> None:
     assert str(error.found).startswith("tensors of ")
 
 
+def test_weights_that_were_changed_are_found_by_their_crc(tmp_path: Path) -> None:
+    data = bytearray(saved({"w": torch.arange(6.0)}))
+    data[data.index(np.arange(6, dtype=np.float32).tobytes()) + 23] ^= 1
+    error = refused(tmp_path, bytes(data), MalformedError)
+    assert error.field == "archive/data/0"
+    assert str(error.found).startswith("CRC-32 ")
+
+
+@pytest.mark.parametrize("folder", ["", ".", "..", "C:", "a\\b", "a\nb"])
+def test_an_archive_whose_folder_is_a_path_is_refused(tmp_path: Path, folder: str) -> None:
+    memory = io.BytesIO()
+    with zipfile.ZipFile(memory, "w") as file:
+        for name, data in (("data.pkl", b"\x80\x02}."), ("data/0", b"1234")):
+            file.writestr(f"{folder}/{name}", data)
+    assert refused(tmp_path, memory.getvalue(), MalformedError).allowed == "a plain name"
+
+
 BYTE_ORDERS = [
     (b"little", None),
     (b"big", UnsupportedError),

@@ -130,6 +130,10 @@ LIES: list[tuple[str, bytes, type[MalformedError], str]] = [
     ("big-endian", legacy(system=SYSTEM | {"little_endian": False}), UnsupportedError, "pickle of the system"),
     ("endian 1", legacy(system=SYSTEM | {"little_endian": 1}), MalformedError, "pickle of the system"),
     ("no endian", legacy(system={}), MalformedError, "pickle of the system"),
+    ("an endian nested very deep", legacy(system={}).replace(pickle.dumps({}, 2), b"\x80\x02}" + text("little_endian") +
+     b"]" + b"]" * 100_000 + b"a" * 100_000 + b"s."), MalformedError, "pickle of the system"),
+    ("a protocol nested very deep", legacy(protocol=b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b"."),
+     MalformedError, "pickle of the protocol"),
     ("a system that is a list", legacy(system=[True]), MalformedError, "pickle of the system"),
     ("no keys", legacy(keys=pickle.dumps([], 2)), MalformedError, KEYS),
     ("a key more", legacy(keys=pickle.dumps(["0", "1"], 2)), MalformedError, KEYS),

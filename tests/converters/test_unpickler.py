@@ -167,6 +167,12 @@ EXHAUSTING = [
     ("ids inside ids", b"\x80\x02N" + b"Q" * N),
     ("calls inside calls", b"\x80\x02ctorch\nFloatStorage\nq\x000N" + b"h\x00\x85" * N),
     ("arguments of arguments", b"\x80\x02N" + b"\x85ctorch\nFloatStorage\nq\x00" * (N // 20)),
+    (
+        "integers of one hash",
+        b"\x80\x02}("
+        + b"".join(b"\x8a\x10" + (i * (2**61 - 1)).to_bytes(16, "little") + b"N" for i in range(100_000))
+        + b"u.",
+    ),
 ]
 
 
@@ -200,7 +206,9 @@ plain = st.recursive(
     | st.floats(allow_nan=False)
     | st.text()
     | st.binary(),
-    lambda inner: st.lists(inner) | st.tuples(inner, inner) | st.dictionaries(st.text() | st.integers(), inner),
+    lambda inner: (
+        st.lists(inner) | st.tuples(inner, inner) | st.dictionaries(st.text() | st.integers(-(2**60), 2**60), inner)
+    ),
     max_leaves=10,
 )
 
