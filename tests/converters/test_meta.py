@@ -421,7 +421,7 @@ def test_code_in_the_last_shard_is_named_and_never_run(tmp_path: Path) -> None:
     torch.save({"tok_embeddings.weight": Attack()}, folder / "consolidated.03.pth", pickle_module=pickle)
     with audited() as events, pytest.raises(UnsafeError, match=r"consolidated\.03\.pth: .*posix\.system"):
         open_checkpoint(folder)
-    assert not any(event.startswith(("os.system", "subprocess", "exec")) for event, *_ in events)
+    assert not any(event.startswith(("os.system", "subprocess.")) for event in events)
 
 
 def test_mixtrals_params_are_refused_by_name(tmp_path: Path) -> None:
