@@ -21,7 +21,7 @@ from converters.dtypes import DType
 from converters.errors import ConversionError, MalformedError, MissingError, UnsupportedError, shown
 from converters.fields import Fields
 from converters.folder import inside
-from converters.formats import open_checkpoint, signatures
+from converters.formats import gguf, gguf_shards, open_checkpoint, signatures
 from converters.formats.signatures import Signature
 from converters.hyperparameters import HyperParameters
 from converters.input_file import InputFile, Opener
@@ -94,12 +94,16 @@ class Inspection:
 
     @cached_property
     def types(self) -> tuple[TypeCount, ...]:
-        """The types by their bytes, the largest first; bytes that two tensors share count once."""
+        """The types by their bytes, the largest first.
+
+        Bytes that two tensors share count once, and so does a vector (a norm) that every shard of Meta's repeats.
+        """
         tensors, weights, n_bytes = Counter[DType](), Counter[DType](), Counter[DType]()
-        seen = set()
+        seen = set[object]()
         for container, info, offset in self.tensors:
             tensors[info.dtype] += 1
-            if (place := (container.name, offset, info.n_bytes)) not in seen:
+            place = info.name if len(info.shape) == 1 else (container.name, offset, info.n_bytes)
+            if place not in seen:
                 weights[info.dtype] += info.n_weights
                 n_bytes[info.dtype] += info.n_bytes
             seen.add(place)
@@ -196,8 +200,9 @@ def _lacks_tensor(error: ConversionError) -> bool:
 def _read_alone(path: Path, opener: Opener) -> Iterator[Container]:
     """The container of a file; of a folder, those of its files of weights of one kind."""
     if not path.is_dir():
-        with opener(path) as file:
-            yield read_container(file)
+        for each in _shards(path, opener):
+            with opener(each) as file:
+                yield read_container(file)
         return
     names = sorted(each.name for each in path.iterdir() if _WEIGHTS.fullmatch(each.name) and each.is_file())
     found: dict[Signature | None, list[Path]] = {}
@@ -209,6 +214,19 @@ def _read_alone(path: Path, opener: Opener) -> Iterator[Container]:
     for each in sorted(each for signature in kind for each in found.get(signature, ())):
         with opener(each) as file:
             yield read_container(file)
+
+
+def _shards(path: Path, opener: Opener) -> list[Path]:
+    """All files of a GGUF that was split, the file itself where it is whole or another format's."""
+    if not _SHARD.fullmatch(path.name) or not gguf.sniff(path):
+        return [path]
+    try:
+        shards = gguf_shards.open_shards(path, opener)
+    except UnsupportedError:  # its name does not tell the others'
+        return [path]
+    for shard in shards:
+        shard.file.close()
+    return [shard.path for shard in shards]
 
 
 def _vocabulary(path: Path, containers: Sequence[Container]) -> Vocabulary | None:

@@ -42,8 +42,8 @@ summary { cursor: pointer; font-weight: 600; margin: 2rem 0 .6rem }
 svg { display: block; width: 100%; height: auto; margin: .3rem 0 1rem; font: 11px system-ui, sans-serif }
 svg rect { stroke: var(--paper); stroke-width: .6 } svg rect:hover { opacity: .75 }
 svg text { fill: var(--soft) } .label { text-anchor: end; fill: var(--ink) } .tick { text-anchor: middle }
-.grid { stroke: var(--line) } .share text.on { text-anchor: middle; fill: #fff; font-size: 12px; font-weight: 600 }
-.share rect { stroke-width: 1.5 }
+.grid { stroke: var(--line) } svg text.on { text-anchor: middle; fill: #fff; pointer-events: none }
+svg text.light { fill: #1b1f24 } .share text.on { font-size: 12px; font-weight: 600 } .share rect { stroke-width: 1.5 }
 footer { margin-top: 3rem; color: var(--soft); font-size: .85rem }
 """
 
@@ -71,7 +71,7 @@ def page(found: Inspection) -> str:
             *_facts(found),
             *_pictures(found),
             *_tables(found),
-            "<footer>Made by distro from headers alone; no weight was read.</footer>",
+            "<footer>Made by distro from headers, without the network.</footer>",
             "</body>",
             "</html>",
             "",

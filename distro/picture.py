@@ -15,9 +15,10 @@ from converters.errors import shown
 from converters.tensors import TensorInfo
 from distro.words import size
 
-# Eight colours that also people who confuse red and green can tell apart (Okabe and Ito), on white and on black.
+# Eight colours that also people who confuse red and green can tell apart (after Okabe and Ito), on white and on black.
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#b3a500", "#8a6fd1")
 OTHER = "#8c8c8c"
+_LIGHT = ("#e69f00", "#cc79a7", "#56b4e9", "#b3a500")  # those that take dark letters
 
 # `blk.3.` in GGUF, `model.layers.3.`, `h.3.`, `encoder.block.3.` elsewhere; what stands before it is another tower.
 _LAYER = re.compile(r"(?:(.*)\.)?(?:blk|layers?|h|blocks?)\.(\d{1,6})\.(.+)")
@@ -87,8 +88,13 @@ def bars(rows: Sequence[Row], colour: Mapping[str, str], title: str) -> str:
         f"<title>{_text(title)}</title>",
         *_grid(most, total),
     ]
+    before: list[str] = []
     for number, row in enumerate(rows):
         drawn += _bar(row, colour, most, _TOP + number * height, height)
+        names = [piece.name for piece in row.pieces]
+        if names != before and len(rows) > 1:  # once for all layers that are alike
+            drawn += _names(row, colour, most, _TOP + number * height + height / 2 + 3.5)
+        before = names
     return "\n".join([*drawn, "</svg>"])
 
 
@@ -103,8 +109,7 @@ def share(parts: Sequence[Piece], colour: Mapping[str, str], title: str) -> str:
     for part in parts:
         width = _WIDTH * part.n_bytes / total
         drawn.append(_rectangle(x, 0, width, 26, colour[part.dtype], _told(part)))
-        if width > 9 * len(part.dtype):
-            drawn.append(f'<text class="on" x="{x + width / 2:.1f}" y="17.5">{_text(part.dtype)}</text>')
+        drawn += _written(part.dtype, x, width, 17.5, colour[part.dtype])
         x += width
     return "\n".join([*drawn, "</svg>"])
 
@@ -115,7 +120,7 @@ def _grid(most: int, bottom: int) -> Iterable[str]:
     for n_bytes in range(0, most + 1, step):
         x = _LABELS + _BARS * n_bytes / most
         yield f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP - 4}" y2="{bottom}"/>'
-        yield f'<text class="tick" x="{x:.1f}" y="{_TOP - 9}">{_text(size(n_bytes))}</text>'
+        yield f'<text class="tick" x="{x:.1f}" y="{_TOP - 9}">{_text(size(n_bytes).replace(".0 ", " "))}</text>'
 
 
 def _bar(row: Row, colour: Mapping[str, str], most: int, top: int, height: int) -> Iterable[str]:
@@ -127,6 +132,23 @@ def _bar(row: Row, colour: Mapping[str, str], most: int, top: int, height: int) 
         yield _rectangle(x, top + 1, width, height - 2, colour[piece.dtype], _told(piece))
         x += width
     yield f'<text class="size" x="{x + 6:.1f}" y="{middle:.1f}">{_text(size(row.n_bytes))}</text>'
+
+
+def _names(row: Row, colour: Mapping[str, str], most: int, y: float) -> Iterable[str]:
+    """What the tensors of a row are called, in those that have room for it."""
+    x = float(_LABELS)
+    for piece in _merged(row.pieces, most):
+        width = _BARS * piece.n_bytes / most
+        if row.label != piece.name:
+            yield from _written(piece.name.removesuffix(".weight"), x, width, y, colour[piece.dtype])
+        x += width
+
+
+def _written(text: str, x: float, width: float, y: float, colour: str) -> Iterable[str]:
+    """Letters in the middle of a rectangle, if they fit in."""
+    if width > 7 * len(text) + 6:
+        kind = "on light" if colour in _LIGHT else "on"
+        yield f'<text class="{kind}" x="{x + width / 2:.1f}" y="{y:.1f}">{_text(text)}</text>'
 
 
 def _merged(pieces: Sequence[Piece], most: int) -> list[Piece]:

@@ -12,7 +12,6 @@ import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from converters.errors import shown
 from distro import catalog
 from distro.config import Settings
 from distro.errors import MalformedManifestError, NotFoundError
@@ -33,7 +32,8 @@ def inspect_reference(settings: Settings, text: str) -> Inspection:
     Raises what `inspect` and `remote_folder` raise, NotFoundError for what is nowhere.
     """
     if _ADDRESS.fullmatch(text):
-        return _elsewhere(settings, shown(text.partition("?")[0]), *_of_address(text))
+        model, variant = _of_address(text)
+        return _elsewhere(settings, f"{model.name}/{variant.files[0].path}", model, variant)
     if text.startswith("hf:"):
         return _of_hub(settings, text)
     try:
@@ -76,10 +76,12 @@ def _of_hub(settings: Settings, text: str) -> Inspection:
 
 
 def _of_address(text: str) -> tuple[Model, Variant]:
-    """The one file at an address, as a model."""
-    name = _judged(text, unquote(urlsplit(text).path.rpartition("/")[2]))
-    variant = Variant("remote", "other", (File(name),), (text,))
-    return Model(name, 0, "", variant.name, (variant,)), variant
+    """The one file at an address as a model, called by where it is, without what may be secret in an address."""
+    parts = urlsplit(text)
+    folder, _, name = parts.path.rpartition("/")
+    variant = Variant("remote", "other", (File(_judged(text, unquote(name))),), (text,))
+    place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{folder}"
+    return Model(place, 0, "", variant.name, (variant,)), variant
 
 
 def _judged(text: str, path: str) -> str:

@@ -11,7 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from distro import cli, errors
-from distro.cli import ls, manifest, show, verify
+from distro.cli import inspect, ls, manifest, show, verify
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ def run(base: Path, *arguments: str, hub: str | None = None) -> Outcome:
     """Run `distro` with a home and a configuration folder of its own below `base`; offline without a hub's address."""
     app = typer.Typer(pretty_exceptions_enable=False)
     app.callback()(cli._options)
-    for name, function in (("ls", ls.ls), ("show", show.show), ("verify", verify.verify)):
+    for name, function in (("ls", ls.ls), ("show", show.show), ("inspect", inspect.inspect), ("verify", verify.verify)):
         app.command(name)(function)
     app.add_typer(manifest.app, name="manifest")
     environment = {"DISTRO_HOME": str(base / "home"), "DISTRO_CONFIG": str(base / "config")}
