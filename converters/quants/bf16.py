@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from converters import dtypes
-from converters.quants.base import Blocks, ImportanceMatrix, Weights
+from converters.quants.importance import Importance
+from converters.quants.vector import Block, Machine, Reals
 
 DTYPE = dtypes.BF16
 LIMIT = float.fromhex("0x1.ffp127")  # halfway from the largest, 0x1.fep127, to infinity
 
 
-def quantize_blocks(weights: Weights, importance: ImportanceMatrix | None = None) -> Blocks:
-    bits = weights.view(np.uint32)
+def quantize(v: Machine, x: Reals, block: Block, importance: Importance | None) -> None:
+    bits = x[0].bits()
     # Just under half of the part that goes, and one more if the part that stays is odd: a tie goes to the even one.
-    rounding = np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
-    return ((bits + rounding) >> np.uint32(16)).astype("<u2").view(np.uint8)
+    block.store_short(0, (bits + 0x7FFF + (bits >> 16 & 1)) >> 16)
 
 
-def dequantize_blocks(blocks: Blocks) -> Weights:
-    return (blocks.view("<u2").astype(np.uint32) << np.uint32(16)).view(np.float32)
+def dequantize(v: Machine, block: Block, x: Reals) -> None:
+    x[0] = (block.load_short(0) << 16).as_bits()

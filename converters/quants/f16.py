@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from converters import dtypes
-from converters.quants.base import Blocks, ImportanceMatrix, Weights
+from converters.quants.importance import Importance
+from converters.quants.vector import Block, Machine, Reals
 
 DTYPE = dtypes.F16
 LIMIT = 65520.0  # halfway from the largest, 65504, to the first that is not there; it would round to infinity
 
 
-def quantize_blocks(weights: Weights, importance: ImportanceMatrix | None = None) -> Blocks:
-    return weights.astype("<f2").view(np.uint8)
+def quantize(v: Machine, x: Reals, block: Block, importance: Importance | None) -> None:
+    block.store_short(0, v.half(x[0]))
 
 
-def dequantize_blocks(blocks: Blocks) -> Weights:
-    return blocks.view("<f2").astype(np.float32)
+def dequantize(v: Machine, block: Block, x: Reals) -> None:
+    x[0] = block.load_short(0).half()

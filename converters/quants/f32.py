@@ -5,15 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from converters import dtypes
-from converters.quants.base import Blocks, ImportanceMatrix, Weights
+from converters.quants.base import Blocks, Weights
+from converters.quants.importance_matrix import ImportanceMatrix
 
 DTYPE = dtypes.F32
 LIMIT = None
 
 
-def quantize_blocks(weights: Weights, importance: ImportanceMatrix | None = None) -> Blocks:
-    return weights.astype("<f4").view(np.uint8)
+def quantize_into(out: Blocks, weights: Weights, importance: ImportanceMatrix | None = None) -> None:
+    np.copyto(out, weights.astype("<f4", copy=False).view(np.uint8))
 
 
-def dequantize_blocks(blocks: Blocks) -> Weights:
-    return blocks.view("<f4").astype(np.float32)
+def dequantize_into(out: Weights, blocks: Blocks) -> None:
+    np.copyto(out, blocks.view("<f4"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from converters.quants.fit_scale import TINY
-from converters.quants.vector import Kept, Machine, Real, Reals, Wholes
+from converters.quants.vector import Kept, Machine, Mask, Real, Reals, Wholes
 
 
 class _Search:
@@ -32,8 +32,8 @@ class _Search:
         sum_xq, sum_q2 = v.sums(2, (terms(i) for i in v.loop(0, self.n, unroll=self.n)))
         return v.kept(sum_xq=sum_xq, sum_q2=sum_q2)
 
-    def move(self, i: int) -> None:
-        """Quant i to where it is best beside the others, if that lessens the error."""
+    def move(self, i: int) -> Mask:
+        """Quant i to where it is best beside the others, if that lessens the error; where it did."""
         v, w, product, old = self.v, self.weights[i], self.products[i], self.quants[i]
         sum_xq, sum_q2 = self.best["sum_xq"], self.best["sum_q2"]
         rest_xq = sum_xq - product * old
@@ -45,6 +45,7 @@ class _Search:
         moved = (rest_xq > 0.0) & ~new.equals(old) & gains
         self.quants[i] = v.select(moved, new, old)
         self.best.keep(moved, sum_xq=new_xq, sum_q2=new_q2)
+        return moved
 
     def finish(self, found: Wholes) -> Real:
         v = self.v
@@ -58,12 +59,14 @@ def fit_greedily(v: Machine, subs: Sequence[Reals], founds: Sequence[Wholes], n:
     """The scales of some sub-blocks of n weights each.
 
     founds becomes their quants plus top, 0 to 2 * top - 1; all 0 where the weights are tiny. Each move waits for the
-    one before it, so the sub-blocks take turns: while one waits, the others move. Five rounds are made; ggml stops
-    after one that changes nothing, and so no further one would change anything.
+    one before it, so the sub-blocks take turns: while one waits, the others move. At most five rounds are made, none
+    after one that changes nothing.
     """
     searches = [_Search(v, x, n, top) for x in subs]
-    for _ in v.loop(0, 5, unroll=1):
+    moves = v.kept(any=v.real(1.0))
+    for _ in v.repeat(5, until=lambda: moves["any"].equals(0.0)):
+        moves.set(any=v.real(0.0))
         for i in v.loop(0, n, unroll=2):
             for search in searches:
-                search.move(i)
+                moves.keep(search.move(i), any=v.real(1.0))
     return [search.finish(found) for search, found in zip(searches, founds, strict=True)]

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from converters.quants.nearest_point import Error, PointSearch, one_of_three
+from converters.quants.nearest_point import PointSearch
 from converters.quants.vector import Machine, Mask, Real, Reals, Whole, Wholes
 
 
@@ -127,7 +127,12 @@ def _fit(
         levels = [
             v.nearest_whole(0.5 * (inverse * x[i] - 1.0)).clamp(0, search.n_levels - 1) for i in range(search.n_weights)
         ]
-        return search.nearest(v, levels, *_errors(v, search, x, w, scale))
+        given = [*(x[i] for i in range(search.n_weights)), *(w[i] for i in range(search.n_weights)), scale]
+        return search.nearest(v, levels, given, error)
+
+    def error(given: Sequence[Real], i: int, level: Whole) -> Real:
+        difference = given[-1] * (level * 2 + 1).real() - given[i]
+        return given[search.n_weights + i] * difference * difference
 
     def sums(points: Wholes) -> tuple[Real, ...]:
         totals = v.kept(xq=v.real(0.0), q2=v.real(0.0))
@@ -164,22 +169,6 @@ def _fit(
         found[k] = v.select(this, point, found[k])
     sum_xq, sum_q2 = sums(found)
     return v.select(anew & (sum_q2 > 0.0), sum_xq / sum_q2, scale)
-
-
-def _errors(v: Machine, search: PointSearch, x: Reals, w: Reals, scale: Real) -> tuple[Sequence[Real], Error]:
-    """Of each weight for a point, and what that takes. For three levels all that may come is reckoned beforehand."""
-    n = search.n_weights
-
-    def error(worth: Real | float, x: Real, w: Real, scale: Real) -> Real:
-        difference = scale * worth - x
-        return w * difference * difference
-
-    def of_any(v: Machine, given: Sequence[Real], i: int, point: Whole) -> Real:
-        return error((search.level(point, i) * 2 + 1).real(), given[i], given[n + i], given[2 * n])
-
-    if search.n_levels > 3:
-        return [*(x[i] for i in range(n)), *(w[i] for i in range(n)), scale], of_any
-    return [error(worth, x[i], w[i], scale) for i in range(n) for worth in (1.0, 3.0, 5.0)], one_of_three
 
 
 def quantize_scales(v: Machine, scales: Reals, n: int, *, fudge: float) -> tuple[Whole, Wholes, Mask]:

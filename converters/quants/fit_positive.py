@@ -14,7 +14,7 @@ def fit_positive(v: Machine, x: Reals, importance: Reals, n: int, *, top: int) -
 
     Nine scales near the one that puts the largest at top are tried, then quants are moved one at a time as long as the
     error falls. A quant is kept as a byte: a negative one wraps around, and is reckoned with as that, as in ggml.
-    Five rounds are made; ggml stops after one that changes nothing, and so no further one would change anything.
+    At most five rounds are made, none after one that changes nothing.
     """
     largest = v.fold(lambda a, b: v.select(a > b, a, b), v.real(0.0), (x[i] for i in v.loop(0, n, unroll=n)))
     tiny = largest < TINY
@@ -45,7 +45,9 @@ def fit_positive(v: Machine, x: Reals, importance: Reals, n: int, *, top: int) -
 
     sum_xq, sum_q2 = v.sums(2, (terms(i) for i in v.loop(0, n, unroll=n)))
     sums = v.kept(xq=sum_xq, q2=sum_q2)
-    for _ in v.loop(0, 5, unroll=1):
+    moves = v.kept(any=v.real(1.0))
+    for _ in v.repeat(5, until=lambda: moves["any"].equals(0.0)):
+        moves.set(any=v.real(0.0))
         for i in v.loop(0, n, unroll=n):
             w, old, sum_xq, sum_q2 = importance[i], quants[i], sums["xq"], sums["q2"]
             rest_xq = sum_xq - w * x[i] * old.real()
@@ -57,6 +59,7 @@ def fit_positive(v: Machine, x: Reals, importance: Reals, n: int, *, top: int) -
             moved = (rest_xq > 0.0) & (rest_q2 > 0.0) & ~new.equals(old) & gains
             quants[i] = v.select(moved, new & 255, old)
             sums.keep(moved, xq=new_xq, q2=new_q2)
+            moves.keep(moved, any=v.real(1.0))
     for i in v.loop(0, n, unroll=n):
         quants[i] = v.select(tiny, 0, quants[i])
     scale = v.select(sums["q2"] > 0.0, sums["xq"] / sums["q2"], 0.0)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from converters.quants.nearest_point import PointSearch, one_of_three
+from converters.quants.nearest_point import PointSearch
 from converters.quants.three_levels import SHIFT
 from converters.quants.vector import Machine, Mask, Real, Reals, Whole, Wholes
 
@@ -74,13 +74,9 @@ def find_points(
     all_hit = v.as_whole(1)
     for k, shift in enumerate(shifts):
         eight, w = x.part(8 * k), weighed.part(8 * k)
-        given = []
-        for i in range(8):
-            for level in range(3):
-                difference = scale * (shift + float(level - 1)) - eight[i]
-                given.append(w[i] * difference * difference)
+        given = [*(eight[i] for i in range(8)), *(w[i] for i in range(8)), scale, shift]
         whole = [v.truncate(levels[8 * k + i]) for i in range(8)]
-        points[k], hit = search.nearest(v, whole, given, one_of_three)
+        points[k], hit = search.nearest(v, whole, given, _error)
         all_hit = all_hit & hit
     sum_xq = sum_q2 = v.real(0.0)
     for k, shift in enumerate(shifts):
@@ -89,6 +85,12 @@ def find_points(
             sum_xq, sum_q2 = sum_xq + counts * q * x[8 * k + i], sum_q2 + counts * q * q
     better = all_hit.equals(0) & (sum_xq > 0.0) & (sum_q2 > 0.0)
     return v.select(better, sum_xq / sum_q2, scale)
+
+
+def _error(given: Sequence[Real], i: int, level: Whole) -> Real:
+    scale, shift = given[16:]
+    difference = scale * shifted(level, shift) - given[i]
+    return given[8 + i] * difference * difference
 
 
 def shifted(level: Whole, shift: Real) -> Real:

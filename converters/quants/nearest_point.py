@@ -5,15 +5,13 @@ iq2_find_best_neighbour, iq3_find_best_neighbour and iq1_find_best_neighbour2 in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from converters.quants.neighbours import ON_GRID, Neighbours
-from converters.quants.vector import Machine, Real, Table, Whole
+from converters.quants.vector import Machine, PointError, Real, Table, Whole
 
 LARGEST = float.fromhex("0x1.fffffep127")  # FLT_MAX
-
-Error = Callable[[Machine, Sequence[Real], int, Whole], Real]
 
 
 @dataclass(frozen=True)
@@ -43,20 +41,13 @@ class PointSearch:
         """The index of a point that is on the grid."""
         return self.places[self.combination(v, [self.level(point, i) for i in range(self.n_weights)])]
 
-    def nearest(self, v: Machine, levels: Sequence[Whole], given: Sequence[Real], error: Error) -> tuple[Whole, Whole]:
+    def nearest(
+        self, v: Machine, levels: Sequence[Whole], given: Sequence[Real], error: PointError
+    ) -> tuple[Whole, Whole]:
         """The point on the grid for which the sum of its weights' errors is least, and whether these levels are it.
 
-        error(v, given, i, point) is that of weight i. Where all sums overflow ggml gives up: here the first.
+        Where all sums overflow ggml gives up: here the first.
         """
-
-        def total(given: Sequence[Real], point: Whole) -> Real:
-            return v.sum(error(v, given, i, point) for i in range(self.n_weights))
-
         entry = self.lists[self.combination(v, levels)]
-        return v.least(self.points, entry >> 10, entry & (ON_GRID - 1), given, total), entry >> 9 & 1
-
-
-def one_of_three(v: Machine, given: Sequence[Real], i: int, point: Whole) -> Real:
-    """given[3 * i + level], for points of three levels of two bits each."""
-    low = v.select((point >> 2 * i & 1).equals(0), given[3 * i], given[3 * i + 1])
-    return v.select((point >> 2 * i + 1 & 1).equals(0), low, given[3 * i + 2])
+        first, last, hit = entry >> 10, entry & (ON_GRID - 1), entry >> 9 & 1
+        return v.least(self.points, first, last, given, self.n_weights, self.bits, error), hit

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from converters.quants.vector import Block, Machine, Mask, Raw, Real, Reals, Table, Whole, Wholes
+from converters.quants.vector import Block, Machine, Mask, PointError, Raw, Real, Reals, Table, Whole, Wholes
 
 _REAL_OPS: dict[str, Any] = {"+": np.add, "-": np.subtract, "*": np.multiply, "/": np.divide}
 _COMPARE: dict[str, Any] = {
@@ -19,6 +19,8 @@ _WHOLE_OPS: dict[str, Any] = {
     "+": np.add, "-": np.subtract, "*": np.multiply, "&": np.bitwise_and, "|": np.bitwise_or, "^": np.bitwise_xor,
     "<<": np.left_shift, "min": np.minimum, "max": np.maximum,
 }  # fmt: skip
+
+_QUIET = np.int32(1 << 22)  # the bit that x86 sets in any NaN that it converts
 
 
 @dataclass
@@ -33,8 +35,14 @@ class NumpyMachine(Machine):
     n_lanes: int
     _numbers: dict[float, np.float32] = field(default_factory=dict)
 
-    def loop(self, start: int, stop: int, unroll: int = 8) -> Iterator[int]:
+    def loop(self, start: int, stop: int, unroll: int = 4) -> Iterator[int]:
         return iter(range(start, stop))
+
+    def repeat(self, n: int, until: Callable[[], Mask]) -> Iterator[int]:
+        for i in range(n):
+            yield i
+            if np.all(until().raw):
+                return
 
     def either(self, when: Mask) -> Iterator[bool]:
         return iter([bool(np.all(when.raw))])
@@ -57,14 +65,18 @@ class NumpyMachine(Machine):
         first: Whole,
         last: Whole,
         given: Sequence[Real],
-        cost: Callable[[Sequence[Real], Whole], Real],
+        n: int,
+        bits: int,
+        error: PointError,
     ) -> Whole:
         n_entries = last.raw + 1
         starts = np.cumsum(n_entries) - n_entries
         lane = np.repeat(np.arange(self.n_lanes), n_entries)
         entries = table.memory[np.arange(len(lane)) + (first.raw - starts)[lane]]
         spread = [Real(self, np.broadcast_to(value.raw, self.n_lanes)[lane]) for value in given]
-        costs = np.fmin(cost(spread, Whole(self, entries)).raw, np.finfo(np.float32).max)  # NaN counts as the largest
+        points = Whole(self, entries)
+        total = self.sum(error(spread, i, points >> bits * i & (1 << bits) - 1) for i in range(n))
+        costs = np.fmin(total.raw, np.finfo(np.float32).max)  # NaN counts as the largest
         best = np.flatnonzero(costs == np.minimum.reduceat(costs, starts)[lane])
         return Whole(self, entries[best[np.searchsorted(lane[best], np.arange(self.n_lanes))]])
 
@@ -125,10 +137,12 @@ class NumpyMachine(Machine):
         return np.asarray(a).astype(np.float32)
 
     def real_to_whole(self, a: Raw) -> Raw:
-        return np.asarray(a).astype(np.int32)
+        fits = np.abs(a) < np.float32(2**31)
+        return np.where(fits, np.where(fits, a, np.float32(0)).astype(np.int32), np.int32(-(2**31)))
 
     def half_to_real(self, a: Raw) -> Raw:
-        return np.asarray(a).astype(np.uint16).view(np.float16).astype(np.float32)
+        real = np.asarray(a).astype(np.uint16).view(np.float16).astype(np.float32)
+        return np.where(np.isnan(real), (real.view(np.int32) | _QUIET).view(np.float32), real)
 
     def real_to_half(self, a: Raw) -> Raw:
         return np.asarray(a).astype(np.float16).view(np.uint16).astype(np.int32)

@@ -22,6 +22,7 @@ from converters.quants.vector import Block, Machine, Reals, Whole, Wholes
 
 DTYPE = dtypes.Q3_K
 
+
 _AT_ONCE = 4  # sub-blocks that are searched side by side
 
 

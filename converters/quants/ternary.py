@@ -15,8 +15,9 @@ class TernaryScale:
     inverse: Real
 
     def quant(self, v: Machine, weight: Real) -> Whole:
-        """0, 1 or 2."""
-        return v.round_half_away(weight * self.inverse) + 1
+        """0, 1 or 2; 1 where d is so small that 1 / d is infinite."""
+        value = weight * self.inverse
+        return v.select(abs(value) < 2.0, v.round_half_away(value) + 1, 1)
 
 
 def ternary_scale(v: Machine, x: Reals) -> TernaryScale:

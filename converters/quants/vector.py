@@ -13,7 +13,7 @@ code. What a kernel may do is what stands here:
     Reals, Wholes       rows of them in memory, read and written by index
     Table               numbers that never change, looked up by an index of each lane's own; `least` of a list in it
     Block               the bytes of a quantized block in each lane, as little-endian words
-    Machine             makes these, and the words that are no operator: loop, sum, fold, keep, select, sqrt,
+    Machine             makes these, and the words that are no operator: loop, repeat, sum, fold, keep, select, sqrt,
                         nearest_whole, truncate, half and back
 """
 
@@ -223,6 +223,10 @@ class Table:
         return Whole(self.machine, self.machine.look_up(self.memory, index.raw))
 
 
+# error(given, i, level): of weight i of a point, where it has this level. See Machine.least.
+PointError = Callable[[Sequence[Real], int, Whole], Real]
+
+
 class Block(ABC):
     """The bytes of a quantized block in each lane. `at` counts bytes from the block's start."""
 
@@ -318,12 +322,11 @@ class Machine(ABC):
         return bits.as_bits() - _MAGIC
 
     def truncate(self, value: Real) -> Whole:
-        """Towards zero; 0 for what no int32 holds. (x86 gives -2**31 there, of which ggml keeps the low byte, 0.)"""
-        fits = abs(value) < float(2**31)
-        return Whole(self, self.real_to_whole(self.select(fits, value, 0.0).raw))
+        """Towards zero; -2**31 for NaN and what no int32 holds, as x86 has it and hence ggml."""
+        return Whole(self, self.real_to_whole(value.raw))
 
     def round_half_away(self, value: Real) -> Whole:
-        """To nearest, halves away from zero (C's roundf), under 2**23; 0 for what no int32 holds, as in truncate.
+        """To nearest, halves away from zero (C's roundf), under 2**23; beyond int32 as truncate.
 
         What is added is the float32 just below a half, so that no sum is rounded up to the next whole number.
         """
@@ -357,10 +360,17 @@ class Machine(ABC):
     # What a machine must be able to do
 
     @abstractmethod
-    def loop(self, start: int, stop: int, unroll: int = 8) -> Iterator[int]:
+    def loop(self, start: int, stop: int, unroll: int = 4) -> Iterator[int]:
         """The indices from start to stop. A machine may write the body out `unroll` times in a row.
 
         start may be the index of another loop, which then must be below stop.
+        """
+
+    @abstractmethod
+    def repeat(self, n: int, until: Callable[[], Mask]) -> Iterator[int]:
+        """0 to n - 1, but no more once `until`, asked after each round, holds in every lane.
+
+        Lanes wait for each other: where it holds already, further rounds must change nothing.
         """
 
     @abstractmethod
@@ -370,13 +380,16 @@ class Machine(ABC):
         first: Whole,
         last: Whole,
         given: Sequence[Real],
-        cost: Callable[[Sequence[Real], Whole], Real],
+        n: int,
+        bits: int,
+        error: PointError,
     ) -> Whole:
-        """Of the entries table[first], ..., table[first + last], in each lane the one that costs least.
+        """Of the points table[first], ..., table[first + last], in each lane the one whose error is least.
 
-        cost(given, entry) must be a sum of what is not below zero. Of equals the first is taken, and the very first if
-        no cost is less than the largest float32. While it is reckoned, the entries of one list take the place of the
-        blocks in the lanes, for lists differ in length: cost may use only what it is given.
+        A point is n levels of so many bits side by side, and its error the sum of theirs: error(given, i, level), which
+        is not below zero. Of equals the first is taken, and the very first if no error is less than the largest
+        float32. While it is reckoned, levels or points take the place of the blocks in the lanes, for the lists differ
+        in length: an error may use only what it is given.
         """
 
     @abstractmethod

@@ -15,8 +15,10 @@ from hypothesis.extra import numpy as hnp
 from converters import dtypes, quants
 from converters.dtypes import DType
 from converters.errors import UnrepresentableError
-from converters.quants.base import ImportanceMatrix, KernelModule
+from converters.quants import bf16, f16
+from converters.quants.base import KernelModule
 from converters.quants.importance import WEIGHED_BY_ROW
+from converters.quants.importance_matrix import ImportanceMatrix
 from converters.quants.kernel import KernelQuant
 from tests.fakes import ggml
 
@@ -394,10 +396,21 @@ def test_any_block_decodes_as_in_ggml_and_gguf(dtype: DType) -> None:
 @pytest.mark.parametrize("dtype", [dtypes.F16, dtypes.BF16], ids=name)
 def test_every_half_decodes_as_in_gguf_and_comes_back(dtype: DType) -> None:
     data = np.arange(2**16, dtype="<u2").view(np.uint8).reshape(1, -1)
-    ours = quants.decode(data, dtype)
-    assert_same_bits(ours, gguf.dequantize(data, gguf.GGMLQuantizationType(dtype.ggml_id)))
+    ours, theirs = quants.decode(data, dtype), gguf.dequantize(data, gguf.GGMLQuantizationType(dtype.ggml_id))
+    numbers = ~np.isnan(ours)  # of a NaN only that it is one, its payload is the machine's
+    np.testing.assert_array_equal(np.isnan(theirs), ~numbers)
+    assert_same_bits(ours[numbers], theirs[numbers])
     finite = np.isfinite(ours)
     np.testing.assert_array_equal(encode(ours[finite][None, :], dtype).view("<u2")[0], data.view("<u2")[finite])
+
+
+@pytest.mark.parametrize("module", [f16, bf16], ids=lambda module: module.DTYPE.name)
+def test_numpy_carries_halves_out_with_the_same_bytes(module: KernelModule) -> None:
+    fast, portable = KernelQuant(module), KernelQuant(module, with_llvm=False)
+    halves = np.arange(2**16, dtype="<u2").view(np.uint8).reshape(-1, 2)
+    assert_same_bits(portable.dequantize_blocks(halves), fast.dequantize_blocks(halves))
+    weights = ALL_HARD[np.abs(ALL_HARD) < 6e4].reshape(-1, 1)
+    np.testing.assert_array_equal(portable.quantize_blocks(weights), fast.quantize_blocks(weights))
 
 
 @pytest.fixture(scope="module")
@@ -465,6 +478,25 @@ def test_no_rows_are_no_bytes(dtype: DType) -> None:
 def test_rows_out_of_a_larger_array_are_read_where_they_lie(dtype: DType) -> None:
     weights = HARD["normal"]
     np.testing.assert_array_equal(encode(weights[:, 256:], dtype), encode(weights[:, 256:].copy(), dtype))
+
+
+@pytest.mark.parametrize("dtype", [*PLAIN, *BLOCK], ids=name)
+def test_buffers_take_the_results_if_they_have_room(dtype: DType) -> None:
+    weights = HARD["normal"]
+    bytes_, numbers = np.zeros(weights.nbytes + 7, np.uint8), np.zeros((25, 512), np.float32)
+    blocks = quants.encode(weights, dtype, tensor="w", first_index=0, out=bytes_)
+    assert blocks.shape == (24, dtype.row_bytes(512)) and np.shares_memory(blocks, bytes_)
+    np.testing.assert_array_equal(blocks, encode(weights, dtype))
+    decoded = quants.decode(blocks, dtype, out=numbers)
+    assert np.shares_memory(decoded, bytes_ if dtype == dtypes.F32 else numbers)
+    np.testing.assert_array_equal(decoded, quants.decode(blocks, dtype))
+    assert not bytes_[blocks.nbytes :].any() and not numbers[24:].any()
+
+
+@pytest.mark.parametrize("buffer", [np.zeros(100, np.uint8), np.zeros((60, 20), np.uint8)[:, :18]])
+def test_a_buffer_without_room_or_with_gaps_is_a_wrong_call(buffer: npt.NDArray[np.uint8]) -> None:
+    with pytest.raises(ValueError, match="a buffer of"):
+        quants.encode(HARD["normal"][:2], dtypes.Q4_0, tensor="w", first_index=0, out=buffer)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

@@ -10,9 +10,11 @@ import numpy.typing as npt
 import pytest
 
 from converters import dtypes, quants
-from converters.quants import GRID_KERNELS, grids, iq1_m, iq2_xxs, iq3_s, llvm
-from converters.quants.base import ImportanceMatrix, KernelModule
+from converters.quants import GRID_KERNELS, grids, iq1_m, iq2_xxs, iq3_s
+from converters.quants.base import KernelModule
+from converters.quants.importance_matrix import ImportanceMatrix
 from converters.quants.kernel import KernelQuant
+from converters.quants.llvm import Width
 from converters.quants.neighbours import ON_GRID, neighbours
 from tests.converters.test_quants import HARD, IMPORTANCE
 from tests.fakes import ggml
@@ -135,9 +137,9 @@ def test_a_tile_that_is_not_full_changes_nothing(module: KernelModule, n_rows: i
 
 @pytest.mark.parametrize("module", GRID_KERNELS, ids=name)
 def test_code_is_the_same_each_time_and_has_no_fast_math(module: KernelModule) -> None:
-    sizes = module.DTYPE.block_size, module.DTYPE.block_bytes
-    code = llvm.write_quantizer(module.quantize, *sizes, weighted=True)
-    assert code == llvm.write_quantizer(module.quantize, *sizes, weighted=True)
+    quant, width = KernelQuant(module), Width(8, 8)
+    code = quant.code("quantize with importance", width)
+    assert code == quant.code("quantize with importance", width)
     assert not any(
         f" {flag} " in code for flag in ("fast", "contract", "reassoc", "nnan", "ninf", "nsz", "arcp", "afn")
     )

@@ -13,16 +13,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from converters.quants import KERNELS, kernel, llvm, q4_0, q8_0
+from converters.quants import KERNELS, kernel, llvm_tile, machine_code, processor, q4_0, q4_k, q8_0
 from converters.quants.base import KernelModule
-from converters.quants.kernel import KernelQuant
+from converters.quants.kernel import DEQUANTIZE, QUANTIZE, QUANTIZE_WITH_IMPORTANCE, KernelQuant
+from converters.quants.llvm import Width
 from converters.quants.object_cache import ObjectCache
 
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectCache]:
     cache = ObjectCache(tmp_path / "kernels")
-    monkeypatch.setattr(kernel, "_cache", lambda: cache)
+    monkeypatch.setattr(machine_code, "_cache", lambda: cache)
     yield cache
 
 
@@ -46,21 +47,21 @@ def test_a_kept_kernel_is_neither_written_nor_compiled_again(
     def again(*arguments: object, **options: object) -> bytes:
         raise AssertionError("made again")
 
-    monkeypatch.setattr(llvm.Target, "compile", again)
-    monkeypatch.setattr(llvm, "write_quantizer", again)
+    monkeypatch.setattr(processor.Target, "compile", again)
+    monkeypatch.setattr(llvm_tile, "write_quantizer", again)
     np.testing.assert_array_equal(KernelQuant(q8_0).quantize_blocks(some_weights()), expected)
 
 
 def test_another_text_of_the_package_is_another_kernel(cache: ObjectCache, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = KernelQuant(q8_0).quantize_blocks(some_weights())
     for text in ("changed", None):  # None: there is no text, as in a zip; then the code itself decides
-        monkeypatch.setattr(kernel, "_sources", lambda text=text: text)
+        monkeypatch.setattr(machine_code, "_sources", lambda text=text: text)
         np.testing.assert_array_equal(KernelQuant(q8_0).quantize_blocks(some_weights()), expected)
     assert len(list(cache.folder.iterdir())) == 3
 
 
 def test_the_text_of_the_package_is_that_of_its_modules() -> None:
-    text = kernel._sources()
+    text = machine_code._sources()
     assert text is not None
     assert re.fullmatch("[0-9a-f]{64}", text)
 
@@ -105,29 +106,47 @@ def test_a_folder_that_cannot_be_made_harms_nobody(tmp_path: Path) -> None:
 
 
 def test_the_key_names_all_that_code_depends_on() -> None:
-    target = llvm.Target("znver3", "+avx2,+f16c")
+    target = processor.Target("znver3", "+avx2,+f16c")
     keys = {
         target.key("code"),
         target.key("other code"),
-        llvm.Target("znver4", "+avx2,+f16c").key("code"),
-        llvm.Target("znver3", "+avx2,+f16c,+avx512f").key("code"),
+        processor.Target("znver4", "+avx2,+f16c").key("code"),
+        processor.Target("znver3", "+avx2,+f16c,+avx512f").key("code"),
     }
     assert len(keys) == 4
 
 
 def test_no_code_for_a_processor_that_lacks_what_it_needs() -> None:
-    assert llvm.Target("znver3", "+sse4.2,+avx2,+f16c").can_run_kernels
-    assert not llvm.Target("x86-64-v2", "+sse4.2,-avx2,-f16c").can_run_kernels
-    assert not llvm.Target("generic", "").can_run_kernels
+    assert processor.Target("znver3", "+sse4.2,+avx2,+f16c").can_run_kernels
+    assert not processor.Target("x86-64-v2", "+sse4.2,-avx2,-f16c").can_run_kernels
+    assert not processor.Target("generic", "").can_run_kernels
 
 
 @pytest.mark.parametrize("module", KERNELS, ids=lambda module: module.DTYPE.name)
 def test_code_is_the_same_each_time_and_has_no_fast_math(module: KernelModule) -> None:
-    sizes = module.DTYPE.block_size, module.DTYPE.block_bytes
-    code = llvm.write_quantizer(module.quantize, *sizes, weighted=True)
-    assert code == llvm.write_quantizer(module.quantize, *sizes, weighted=True)
+    quant, width = KernelQuant(module), Width(16, 8)
+    code = quant.code("quantize with importance", width)
+    assert code == quant.code("quantize with importance", width)
     assert not re.search(r"\b(fast|contract|reassoc|nnan|ninf|nsz|arcp|afn)\b", code)
     assert "fmuladd" not in code
+
+
+@pytest.mark.parametrize("work", [QUANTIZE, QUANTIZE_WITH_IMPORTANCE, DEQUANTIZE])
+@pytest.mark.parametrize("module", KERNELS, ids=lambda module: module.DTYPE.name)
+def test_kernels_come_out_for_larger_vectors_too(module: KernelModule, work: str) -> None:
+    """Few of us have such a processor: at least LLVM knows what to make of the code."""
+    processor.host()
+    target = processor.Target("znver5", "+avx2,+f16c,+avx512f,+avx512bw,+avx512vl,+avx512dq")
+    assert target.n_native == 16
+    assert target.compile(KernelQuant(module).code(work, Width(16, 16)))[:4] == b"\x7fELF"
+
+
+@pytest.mark.parametrize("n_lanes", [8, 16, 32])
+def test_the_number_of_lanes_changes_nothing(cache: ObjectCache, n_lanes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = np.random.default_rng(4).standard_normal((100, 256)).astype(np.float32)
+    expected = KernelQuant(q4_k, with_llvm=False).quantize_blocks(weights)
+    monkeypatch.setattr(kernel, "n_lanes", lambda module, work: n_lanes)
+    np.testing.assert_array_equal(KernelQuant(q4_k).quantize_blocks(weights), expected)
 
 
 @pytest.mark.parametrize("why", ["no llvmlite", "no executable memory"])
@@ -135,12 +154,12 @@ def test_numpy_steps_in(why: str) -> None:
     """In a process of its own, so that nothing is loaded yet."""
     prepare = {
         "no llvmlite": "sys.modules['llvmlite'] = None",
-        "no executable memory": "kernel.may_execute_memory = lambda: False",
+        "no executable memory": "machine_code.may_execute_memory = lambda: False",
     }[why]
     program = f"""
 import sys
 import numpy as np
-from converters.quants import kernel, q8_0
+from converters.quants import kernel, machine_code, q8_0
 {prepare}
 quant = kernel.KernelQuant(q8_0)
 weights = np.ones((20, 32), np.float32)
