@@ -31,40 +31,40 @@ def state_dictionary(infos: Iterable[TensorInfo]) -> bytes:
 
     Raises KeyError for a type that is not in `STORAGES`.
     """
-    pickle = _Pickle()
-    pickle.ordered_dict()
+    opcodes = _Opcodes()
+    opcodes.ordered_dict()
     items = list(infos)
     for first in range(0, len(items), _ITEMS_AT_ONCE):
         batch = items[first : first + _ITEMS_AT_ONCE]
         if len(batch) > 1:
-            pickle.code(b"(")
+            opcodes.code(b"(")
         for number, info in enumerate(batch, first):
-            pickle.text(info.name)
-            _tensor(pickle, info, number)
-        pickle.code(b"u" if len(batch) > 1 else b"s")
-    return pickle.finish()
+            opcodes.text(info.name)
+            _tensor(opcodes, info, number)
+        opcodes.code(b"u" if len(batch) > 1 else b"s")
+    return opcodes.finish()
 
 
-def _tensor(pickle: _Pickle, info: TensorInfo, number: int) -> None:
-    pickle.name("torch._utils", "_rebuild_tensor_v2")
-    pickle.code(b"((")
-    pickle.constant("storage")
-    pickle.name("torch", STORAGES[info.dtype])
-    pickle.text(str(number))
-    pickle.constant("cpu")
-    pickle.integer(info.n_weights)
-    pickle.code(b"t")
-    pickle.number()
-    pickle.code(b"Q")
-    pickle.integer(0)
-    pickle.integers(info.shape)
-    pickle.integers(_strides(info.shape))
-    pickle.code(b"\x89")  # no gradient
-    pickle.ordered_dict()
-    pickle.code(b"t")
-    pickle.number()
-    pickle.code(b"R")
-    pickle.number()
+def _tensor(opcodes: _Opcodes, info: TensorInfo, number: int) -> None:
+    opcodes.name("torch._utils", "_rebuild_tensor_v2")
+    opcodes.code(b"((")
+    opcodes.constant("storage")
+    opcodes.name("torch", STORAGES[info.dtype])
+    opcodes.text(str(number))
+    opcodes.constant("cpu")
+    opcodes.integer(info.n_weights)
+    opcodes.code(b"t")
+    opcodes.number()
+    opcodes.code(b"Q")
+    opcodes.integer(0)
+    opcodes.integers(info.shape)
+    opcodes.integers(_strides(info.shape))
+    opcodes.code(b"\x89")  # no gradient
+    opcodes.ordered_dict()
+    opcodes.code(b"t")
+    opcodes.number()
+    opcodes.code(b"R")
+    opcodes.number()
 
 
 def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -77,7 +77,7 @@ def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
-class _Pickle:
+class _Opcodes:
     """Opcodes as they come, and the numbers of what was written."""
 
     def __init__(self) -> None:
@@ -85,8 +85,8 @@ class _Pickle:
         self._count = 0
         self._numbers: dict[str, int] = {}
 
-    def code(self, opcodes: bytes) -> None:
-        self._data += opcodes
+    def code(self, codes: bytes) -> None:
+        self._data += codes
 
     def finish(self) -> bytes:
         return bytes(self._data) + b"."
