@@ -172,8 +172,8 @@ def _with_roles(vocabulary: Vocabulary, config: Fields, older: Fields) -> Vocabu
     """Begin, end, unknown and padding: by tokenizer_config.json, else special_tokens_map.json, else as they were."""
     ids = {token: token_id for token_id, token in enumerate(vocabulary.tokens)}
     for ours, key in _ROLES.items():
-        fields = config if key in config else older
-        if key not in fields:
+        fields = config if config.values.get(key) not in (None, "") else older
+        if fields.values.get(key) in (None, ""):  # the first conversions of LLaMA name nothing in just this way
             continue
         value = fields.values[key]
         content = value.get("content") if isinstance(value, Mapping) else value

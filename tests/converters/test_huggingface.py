@@ -588,7 +588,7 @@ def test_a_folder_without_a_card_gets_none(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_the_first_llamas_opens_and_is_written_with_todays_names(tmp_path: Path) -> None:
-    """decapoda-research's: class names of a pull request that was merged under others, and ids of no token."""
+    """decapoda-research's: class names of a pull request that was merged under others, empty tokens."""
     folder = tiny_llama.write(tmp_path / "m", container="bin-sharded", dtype=torch.float16)
     old = {
         "architectures": ["LLaMAForCausalLM"], "bos_token_id": 0, "eos_token_id": 1, "hidden_act": "silu",
@@ -601,9 +601,12 @@ def test_a_folder_of_the_first_llamas_opens_and_is_written_with_todays_names(tmp
     old |= {key: new[key] for key in ("hidden_size", "intermediate_size", "num_key_value_heads", "vocab_size")}
     tiny_llama.write_json(folder / "config.json", old)
     tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
-    tiny_llama.write_json(folder / "tokenizer_config.json", tokenizer | {"tokenizer_class": "LLaMATokenizer"})
+    empty = {"bos_token": "", "eos_token": "", "unk_token": "", "tokenizer_class": "LLaMATokenizer"}
+    tiny_llama.write_json(folder / "tokenizer_config.json", tokenizer | empty)
     with open_checkpoint(folder) as checkpoint:
         files = laid_out(checkpoint, "f16")
     assert checkpoint.warnings == ()
+    assert checkpoint.vocabulary is not None
+    assert (checkpoint.vocabulary.bos_id, checkpoint.vocabulary.eos_id) == (1, 2)
     assert json.loads(files["config.json"])["architectures"] == ["LlamaForCausalLM"]
     assert json.loads(files["tokenizer_config.json"])["tokenizer_class"] != "LLaMATokenizer"
