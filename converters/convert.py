@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from converters import byte_order, quants
 from converters.checkpoint import Checkpoint
+from converters.errors import UnrepresentableError
 from converters.input_file import InputFile
 from converters.plan import Plan, Work
 from converters.running_digest import ReadInto, RunningDigest, short_digest
@@ -283,16 +284,20 @@ def _made_rows(work: Work, start: int, stop: int) -> npt.NDArray[np.uint8]:
         width = info.dtype.block_bytes  # one weight where columns are cut, for only plain types are
         return np.ascontiguousarray(stored[:, first * width : first * width + info.row_bytes])
     weights = quants.decode(stored, work.input.info.dtype)[:, first : first + info.n_columns]
-    packed = [
-        quants.encode(
-            weights[first - start : last - start],
-            info.dtype,
-            tensor=work.input.info.name,
-            first_index=first * info.n_columns,
-            importance=None if work.imatrix is None else work.imatrix.importance(info, expert),
-        )
-        for expert, first, last in _by_expert(info, start, stop)
-    ]
+    try:
+        packed = [
+            quants.encode(
+                weights[first - start : last - start],
+                info.dtype,
+                tensor=work.input.info.name,
+                first_index=first * info.n_columns,
+                importance=None if work.imatrix is None else work.imatrix.importance(info, expert),
+            )
+            for expert, first, last in _by_expert(info, start, stop)
+        ]
+    except UnrepresentableError as error:
+        file = work.input.position[0]
+        raise UnrepresentableError(error.tensor, error.index, error.value, error.dtype, file=file) from None
     return packed[0] if len(packed) == 1 else np.concatenate(packed)
 
 

@@ -76,8 +76,9 @@ class RefusedError(ConversionError):
 
 
 class UnrepresentableError(ConversionError):
-    """A weight that the target type cannot hold."""
+    """A weight that the target type cannot hold. file: that the weight is in, "" where nobody said."""
 
-    def __init__(self, tensor: str, index: int, value: float, dtype: str) -> None:
-        self.tensor, self.index, self.value, self.dtype = tensor, index, value, dtype
-        super().__init__(f"{shown(tensor)}: weight {index} is {value!r}, which {dtype} cannot hold")
+    def __init__(self, tensor: str, index: int, value: float, dtype: str, *, file: str = "") -> None:
+        self.tensor, self.index, self.value, self.dtype, self.file = tensor, index, value, dtype, file
+        where = f"{escape(file)}: " if file else ""
+        super().__init__(f"{where}{shown(tensor)}: weight {index} is {value!r}, which {dtype} cannot hold")
