@@ -13,6 +13,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
@@ -38,6 +39,7 @@ _LARGEST_COMPANION = 64 * 2**20
 _MOST_COMPANIONS = 100
 _SHARD = re.compile(r"-\d{5}-of-\d{5}(?=\.)")
 _MOST_NAMED = 8
+_AT_ONCE = 4  # headers that are asked for: a model may have 200 shards, and each takes a few round trips
 # Files that say all about a model by themselves.
 _COMPLETE = (signatures.Signature.GGUF, signatures.Signature.GGML)
 
@@ -79,12 +81,11 @@ class RemoteFolder:
             path.touch()
             if file.size is not None:
                 os.truncate(path, file.size)
-        if chosen is not None:
-            if self._bring_header(self.path) in _COMPLETE:
-                return
-        elif "config.json" not in map(_name, files):  # with it, names alone tell which files are the weights
-            for path in self._weights:
-                self._bring_header(path)
+        likely = self._likely(chosen)
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            kinds = dict(zip(likely, pool.map(self._bring_header, likely), strict=True))
+        if kinds.get(self.path) in _COMPLETE:
+            return
         companions = [file for file in files if file.path.endswith(_COMPANIONS) and file != chosen]
         for file in companions[:_MOST_COMPANIONS]:
             if (file.size or 0) <= _LARGEST_COMPANION:
@@ -93,6 +94,13 @@ class RemoteFolder:
     def release(self) -> None:
         for file in self._open.values():
             file.release()
+
+    def _likely(self, chosen: File | None) -> list[Path]:
+        """The weights that will be read, as far as names tell: all shards of one model, safetensors before pickles."""
+        if chosen is not None:
+            model = _SHARD.sub("", self.path.name)
+            return [path for path in self._weights if _SHARD.sub("", path.name) == model]
+        return [path for path in self._weights if path.suffix == ".safetensors"] or list(self._weights)
 
     def _bring_header(self, path: Path) -> signatures.Signature | None:
         """So much of a file as formats know their own by: all that stands before the weights. What its start says."""
