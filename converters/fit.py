@@ -9,7 +9,7 @@ from converters import mix, quants
 from converters.checkpoint import Checkpoint
 from converters.errors import RefusedError
 from converters.formats import gguf
-from converters.hyperparameters import HyperParameters
+from converters.hyperparameters import cache_bytes as cache_bytes
 
 # From the best to the smallest that still speaks; where two are of one size, the one that loses less
 # (divergences of Llama 3 8B in llama.cpp's tools/perplexity/README.md).
@@ -17,8 +17,6 @@ LADDER = (
     "bf16", "q8_0", "q6_k", "q5_k_m", "q5_k_s", "q4_k_m", "q4_k_s", "iq4_xs", "q3_k_l", "q3_k_m", "iq3_m", "q3_k_s",
     "iq3_xxs", "q2_k", "iq2_m", "iq2_s", "iq2_xs", "iq2_xxs", "iq1_m", "iq1_s",
 )  # fmt: skip
-
-_KV_BYTES = 2  # of each number in the cache of keys and values: float16, as llama.cpp has it by default
 
 
 @dataclass(frozen=True)
@@ -60,9 +58,3 @@ def choose(checkpoint: Checkpoint, budget: int, context_length: int, *, has_imat
         smallest = min(smallest or candidate, candidate, key=lambda each: each.needs)
     least = "nothing can be made of it" if smallest is None else f"{smallest.mix}, the smallest, needs {smallest.needs}"
     raise RefusedError(f"{checkpoint.path}: nothing fits into {budget} bytes with {context_length} tokens; {least}")
-
-
-def cache_bytes(parameters: HyperParameters, context_length: int) -> int:
-    """Keys and values of so many positions, in every layer, in float16."""
-    positions = min(context_length, parameters.sliding_window or context_length)
-    return 2 * parameters.n_layers * parameters.n_kv_heads * parameters.head_dim * positions * _KV_BYTES

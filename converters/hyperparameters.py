@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+_KV_BYTES = 2  # of each number in the cache of keys and values
+
 
 @dataclass(frozen=True)
 class RopeScaling:
@@ -43,3 +45,9 @@ class HyperParameters:
     tied_embeddings: bool = False  # the output matrix is the embedding
     n_experts: int = 0  # 0 for a dense feed-forward network
     n_experts_used: int = 0
+
+
+def cache_bytes(parameters: HyperParameters, context_length: int) -> int:
+    """Keys and values of so many positions, in every layer, in float16, as llama.cpp has them by default."""
+    positions = min(context_length, parameters.sliding_window or context_length)
+    return 2 * parameters.n_layers * parameters.n_kv_heads * parameters.head_dim * positions * _KV_BYTES

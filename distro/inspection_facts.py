@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from converters.errors import shown
-from converters.fit import cache_bytes
-from converters.hyperparameters import HyperParameters
+from converters.hyperparameters import HyperParameters, cache_bytes
 from converters.tokenizers.vocabulary import TokenKind, Vocabulary
 from distro import memory
 from distro.container import Key
