@@ -7,6 +7,9 @@
 
 A file of weights may also be named itself, if config.json lies beside it. Code that config.json points to (`auto_map`)
 is never read.
+
+A tensor that the architecture does not know is an error: with it the model would be another one than we carry on. Only
+what follows from the hyper-parameters may be there too, and a tied output that stands for the embedding.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@
                      ("storage", class, key, device, number of elements)
     NAME/data/KEY    the bytes of a storage
     NAME/byteorder   "little" or "big"; absent in older files, which are little-endian
+    NAME/extra/…     what the file says of its making, if we wrote it (`converters.formats.pytorch_writer`)
     NAME/version …   of no use here
 
 in a zip archive (`converters.formats.zip_records`), as torch.save writes it since 1.6; torch/serialization.py of
@@ -15,15 +16,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from converters import json_file
 from converters.dtypes import DType
 from converters.errors import ConversionError, MalformedError, UnsafeError, UnsupportedError
 from converters.formats import pytorch_legacy, pytorch_tensors, signatures, unpickler, zip_records
 from converters.formats.pytorch_tensors import ALLOWED, PyTorchTensor, Storage, storage_id, wrong
+from converters.formats.pytorch_writer import PROVENANCE
 from converters.formats.signatures import Signature
 from converters.formats.zip_records import Record
 from converters.input_file import InputFile
+from converters.provenance import Provenance
 
 _LARGEST_PICKLE = 64 << 20
+_LARGEST_PROVENANCE = 16 << 20
 # Archives up to this are read whole and held against their CRCs at once; what is larger is proven by its digest.
 _CHECKED_AT_ONCE = 16 << 20
 _RUNS_CODE = {
@@ -77,6 +82,24 @@ def _read_archive(file: InputFile) -> dict[str, PyTorchTensor]:
     for record in records.values() if file.size <= _CHECKED_AT_ONCE else ():
         zip_records.check(file, record)
     return pytorch_tensors.read(file, pickle.name, value, _Storages(file, records, folder).find)
+
+
+def read_provenance(file: InputFile) -> Provenance | None:
+    """What an archive says of its making; None where it does not, or not in our words, and for files of other kinds.
+
+    Raises MalformedError where the archive itself is broken.
+    """
+    if signatures.of(file.read(0, min(file.size, signatures.LENGTH), "file")) is not Signature.ZIP:
+        return None
+    records = zip_records.read_directory(file)
+    record = records.get(f"{zip_records.prefix(file, records)}/{PROVENANCE}")
+    if record is None or record.size > _LARGEST_PROVENANCE:
+        return None
+    data = zip_records.read(file, record, _LARGEST_PROVENANCE)
+    try:
+        return Provenance.from_keys(json_file.parse(file.path, data, field=record.name))
+    except MalformedError:
+        return None
 
 
 def _check_contents(file: InputFile, records: Mapping[str, Record]) -> None:

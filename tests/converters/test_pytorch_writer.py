@@ -148,6 +148,27 @@ def test_provenance_lies_beside_the_weights_and_moves_nothing(tmp_path: Path) ->
         }
 
 
+def test_provenance_is_read_back(tmp_path: Path) -> None:
+    tensors = MODELS["every type"]
+    path = tmp_path / "m.bin"
+    for said in (provenance("1f" * 32), None):
+        path.write_bytes(filled(laid_out("m.bin", tensors, said), tensors))
+        with InputFile(path) as file:
+            assert pytorch.read_provenance(file) == said
+
+
+def test_provenance_in_other_words_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "m.bin"
+    for data in (b"", b"[]", b"{", b'{"provenance.made_by": 1}', b"\xff", b"[" * 100_000):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("m/extra/provenance.json", data)
+        with InputFile(path) as file:
+            assert pytorch.read_provenance(file) is None
+    torch.save({"a": WEIGHT}, path, _use_new_zipfile_serialization=False)
+    with InputFile(path) as file:
+        assert pytorch.read_provenance(file) is None
+
+
 def test_other_types_are_refused_by_name() -> None:
     with pytest.raises(RefusedError, match=r"^m\.bin: w: PyTorch's files are written in F32, F16, BF16$"):
         pytorch_writer.lay_out_file("m.bin", [PlacedTensor(TensorInfo("w", dtypes.Q8_0, (32,)), "w", 0)])
