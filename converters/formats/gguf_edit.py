@@ -159,7 +159,7 @@ def _value(key: str, text: str, kind: ValueType, element: ValueType | None) -> V
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
-        raise _mismatch(key, text, element or kind, is_array=element is not None) from None
+        raise _mismatch(key, text, kind if element is None else element, is_array=element is not None) from None
     if element is None:
         return _single(key, value, kind)
     if not isinstance(value, list):
