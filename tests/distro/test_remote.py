@@ -18,7 +18,7 @@ from distro.remote import remote_checkpoint, remote_folder
 from distro.sources.hub import variant_from_hub
 from distro.whereabouts import inspect_reference
 from tests.fakes import gguf_bytes, meta_release, tiny_llama
-from tests.fakes.hub import FakeHub, Fault, LargeFile, serving
+from tests.fakes.hub import FakeHub, Fault, LargeFile, serving, sha256
 from tests.fakes.store import put
 
 GIB = 2**30
@@ -251,6 +251,47 @@ def test_what_is_here_is_looked_at_here(hub: FakeHub, settings: Settings) -> Non
     assert found.receipt is not None
     assert _look(settings, "hf:them/x:x.gguf").n_read is None
     assert hub.requests == []
+
+
+def test_a_name_that_is_not_here(hub: FakeHub, settings: Settings) -> None:
+    data = gguf_bytes.llama().build()
+    repo = hub.add("them/tiny", {"x.gguf": data})
+    manifest = f"""\
+schema = 1
+family = "tiny"
+publisher = "them"
+
+[license]
+id = "MIT"
+url = "https://example.com/license"
+redistribution = "allowed"
+
+[[model]]
+name = "tiny"
+parameters = 9824
+architecture = "llama"
+default = "q4"
+
+[[model.variant]]
+name = "q4"
+format = "gguf"
+gated = false
+sources = ["hf:them/tiny@{repo.commit}"]
+
+[[model.variant.file]]
+path = "x.gguf"
+size = {len(data)}
+sha256 = "{sha256(data)}"
+origin = ["them/tiny@{repo.commit}:x.gguf"]
+"""
+    folder = settings.config_folder / "manifests"
+    folder.mkdir(parents=True)
+    (folder / "tiny.toml").write_text(manifest)
+    found = _look(settings, "tiny")
+    assert (found.name, found.n_weights) == ("tiny:q4", 9824)
+    assert found.source == f"hub them/tiny@{repo.commit[:7]}"
+    put(settings.home, "tiny", "q4", {"x.gguf": data})
+    assert _look(settings, "tiny").n_read is None
 
 
 @pytest.mark.parametrize("text", ["hf:them/hf", "hf:them/hf:x.gguf", "https://example.com/model.gguf", "llama-13b"])
