@@ -37,13 +37,14 @@ dt { color: var(--soft) } dd { margin: 0; overflow-wrap: anywhere }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; font-variant-numeric: tabular-nums }
 th { text-align: left; color: var(--soft); font-weight: 500 }
 th, td { padding: .28rem .9rem .28rem 0; border-bottom: 1px solid var(--line); vertical-align: top }
-td { overflow-wrap: anywhere } .number { text-align: right; white-space: nowrap }
+td { overflow-wrap: anywhere } td:has(.swatch) { white-space: nowrap } .number { text-align: right; white-space: nowrap }
 summary { cursor: pointer; font-weight: 600; margin: 2rem 0 .6rem }
 svg { display: block; width: 100%; height: auto; margin: .3rem 0 1rem; font: 11px system-ui, sans-serif }
 svg rect { stroke: var(--paper); stroke-width: .6 } svg rect:hover { opacity: .75 }
 svg text { fill: var(--soft) } .label { text-anchor: end; fill: var(--ink) } .tick { text-anchor: middle }
 .grid { stroke: var(--line) } svg text.on { text-anchor: middle; fill: #fff; pointer-events: none }
 svg text.light { fill: #1b1f24 } .share text.on { font-size: 12px; font-weight: 600 } .share rect { stroke-width: 1.5 }
+@media (max-width: 700px) { .bars { min-width: 640px } }
 footer { margin-top: 3rem; color: var(--soft); font-size: .85rem }
 """
 
@@ -115,7 +116,8 @@ def _pictures(found: Inspection) -> Iterator[str]:
         if part:
             yield f"<h2>{heading}</h2>"
             yield from _legend({name: colour[name] for name in names if name in _types(part)})
-            yield picture.bars(part, colour, f"{heading}: bytes of each tensor, coloured by type")
+            drawn = picture.bars(part, colour, f"{heading}: bytes of each tensor, coloured by type")
+            yield f'<div class="scroll">{drawn}</div>'
 
 
 def _types(rows: Sequence[picture.Row]) -> set[str]:
