@@ -37,7 +37,8 @@ dt { color: var(--soft) } dd { margin: 0; overflow-wrap: anywhere }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; font-variant-numeric: tabular-nums }
 th { text-align: left; color: var(--soft); font-weight: 500 }
 th, td { padding: .28rem .9rem .28rem 0; border-bottom: 1px solid var(--line); vertical-align: top }
-td { overflow-wrap: anywhere } td:has(.swatch) { white-space: nowrap } .number { text-align: right; white-space: nowrap }
+td { overflow-wrap: anywhere } .number { text-align: right }
+.number, td:has(.swatch) { white-space: nowrap }
 summary { cursor: pointer; font-weight: 600; margin: 2rem 0 .6rem }
 svg { display: block; width: 100%; height: auto; margin: .3rem 0 1rem; font: 11px system-ui, sans-serif }
 svg rect { stroke: var(--paper); stroke-width: .6 } svg rect:hover { opacity: .75 }
@@ -72,7 +73,7 @@ def page(found: Inspection) -> str:
             *_facts(found),
             *_pictures(found),
             *_tables(found),
-            "<footer>Made by distro from headers, without the network.</footer>",
+            "<footer>Made by distro, from headers.</footer>",
             "</body>",
             "</html>",
             "",
