@@ -5,6 +5,7 @@ Nothing is written. Each block is compared with what the file has at its place, 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,8 @@ from pathlib import Path
 from converters import convert, plan
 from converters.checkpoint import Checkpoint
 from converters.errors import RefusedError, shown
-from converters.formats import open_checkpoint
+from converters.formats import gguf_header, open_checkpoint, pytorch, safetensors, signatures
+from converters.formats.signatures import Signature
 from converters.imatrix import Imatrix
 from converters.input_file import InputFile
 from converters.layout import OutputFile
@@ -24,6 +26,8 @@ from distro.errors import NotFoundError, WrongBytesError
 from distro.progress import Progress
 from distro.receipt import Receipt
 from distro.store import Store
+
+_WEIGHTS = (".gguf", ".safetensors", ".bin", ".pth")
 
 
 @dataclass(frozen=True)
@@ -147,23 +151,22 @@ class _ComparedFile:
 
 
 def _canonical(recipe: Mapping[str, object]) -> str:
-    import json
-
     return json.dumps(dict(recipe), sort_keys=True, separators=(",", ":"))
 
 
 def _provenance(path: Path) -> Provenance | None:
-    """What a GGUF's keys or the metadata of a folder's safetensors say."""
-    from converters.formats import gguf_header, safetensors
-
+    """What the file says, or the first file of weights in a folder."""
     if path.is_dir():
-        found = sorted(path.glob("*.safetensors")) or sorted(path.glob("*.gguf"))
+        found = sorted(file for file in path.iterdir() if file.suffix in _WEIGHTS)
         if not found:
             return None
         path = found[0]
     with InputFile(path) as file:
-        if safetensors.sniff(path):
-            return Provenance.from_keys(safetensors.read_header(file).metadata)
-        if file.read(0, min(4, file.size), "header") == b"GGUF":
-            return Provenance.from_keys(gguf_header.read_header(file).metadata)
-    raise RefusedError(f"{shown(str(path))}: only GGUF and safetensors files say how they were made")
+        match signatures.of(file.read(0, min(file.size, signatures.LENGTH), "file")):
+            case Signature.SAFETENSORS:
+                return Provenance.from_keys(safetensors.read_header(file).metadata)
+            case Signature.GGUF:
+                return Provenance.from_keys(gguf_header.read_header(file).metadata)
+            case Signature.ZIP:
+                return pytorch.read_provenance(file)
+    raise RefusedError(f"{shown(str(path))}: no file of a kind that says how it was made")

@@ -28,8 +28,17 @@ def _again(derivation: rebuilding.Derivation, source: Path) -> int:
 
 @pytest.mark.parametrize(
     "recipe",
-    [Recipe("gguf", "q4_k_m"), Recipe("gguf", "f16"), Recipe("safetensors", "bf16", max_shard_bytes=40_000)],
-    ids=["q4_k_m", "f16", "shards"],
+    [
+        Recipe("gguf", "q4_k_m"),
+        Recipe("gguf", "f16"),
+        Recipe("safetensors", "bf16", max_shard_bytes=40_000),
+        Recipe("bin", "f16"),
+        Recipe("pth", "bf16", n_shards=2),
+        Recipe("mistral", "f16"),
+        Recipe("gguf", "q8_0", max_shard_bytes=20_000),
+        Recipe("gguf", "q4_0", byte_order="big"),
+    ],
+    ids=["q4_k_m", "f16", "shards", "bin", "pth", "mistral", "split", "big"],
 )
 def test_a_result_says_how_it_was_made_and_it_is_true(recipe: Recipe, source: Path, tmp_path: Path) -> None:
     made = derived.into_path(Store(tmp_path / "home"), source, recipe, tmp_path / "out")
