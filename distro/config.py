@@ -7,15 +7,22 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import platformdirs
 
-from distro.errors import MalformedManifestError
+from converters.errors import shown
+from distro.errors import MalformedManifestError, UsageError
+from distro.mirrors import parse_mirrors
+from distro.quantity import parse_rate
+from distro.schedule import Schedule, parse_schedule
 
 _TRUE = {"1", "true", "yes", "on"}
+
+# Kinds of sources that can have a limit of their own; what lies on this machine has none.
+KINDS = ("hub", "mirror", "lan", "swarm", "index")
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,10 @@ class Settings:
     timeout_s: float = 30.0  # of silence on a connection
     retries: int = 5  # without progress, per file and source
     no_color: bool = False
+    state_folder: Path | None = None  # accepted licences, what is known of mirrors; None: nothing is remembered
+    limits: tuple[tuple[str, int], ...] = ()  # (one of KINDS, or "" for all together; bytes per second)
+    schedule: Schedule | None = None  # when bytes may come; None: always
+    mirrors: tuple[str, ...] = ()  # as distro/mirrors.py explains them
 
     def __repr__(self) -> str:
         """As usual, except that a token never shows."""
@@ -53,6 +64,7 @@ def load(environment: Mapping[str, str] | None = None, **flags: object) -> Setti
         home=Path(platformdirs.user_data_dir("weights-distro", appauthor=False)),
         config_folder=config_folder,
         hub_cache=hf_home / "hub",
+        state_folder=Path(platformdirs.user_state_dir("weights-distro", appauthor=False)),
     )
     settings = replace(settings, **_from_file(config_folder / "config.toml"))  # type: ignore[arg-type]
     settings = replace(settings, **_from_environment(env))  # type: ignore[arg-type]
@@ -74,13 +86,43 @@ def _from_environment(env: Mapping[str, str]) -> dict[str, object]:
         found["offline"] = True
     if env.get("NO_COLOR"):
         found["no_color"] = True
+    if env.get("DISTRO_STATE"):
+        found["state_folder"] = Path(env["DISTRO_STATE"])
+    for name, (variable, parse) in _PARSED_VARIABLES.items():
+        if env.get(variable):
+            try:
+                found[name] = parse(env[variable])
+            except ValueError as error:
+                raise UsageError(f"{variable}: found {shown(env[variable])}, {error}") from error
     return found
+
+
+def parse_limits(texts: Sequence[str]) -> tuple[tuple[str, int], ...]:
+    """`20MB/s` for all sources together, `hub=5MB/s` for those of one kind, each at most once. Raises ValueError."""
+    limits: dict[str, int] = {}
+    for text in texts:
+        kind, equals, rate = text.rpartition("=")
+        if equals and kind not in KINDS:
+            raise ValueError(f"allowed limits of {', '.join(KINDS)}, or of all together")
+        if kind in limits:
+            raise ValueError(f"allowed one limit for {kind or 'all together'}")
+        limits[kind] = parse_rate(rate)
+    return tuple(sorted(limits.items()))
+
+
+# What the environment may say besides: a setting, its variable, and how it is read; spaces set several apart.
+_PARSED_VARIABLES: Mapping[str, tuple[str, Callable[[str], object]]] = {
+    "limits": ("DISTRO_LIMIT", lambda text: parse_limits(text.split())),
+    "schedule": ("DISTRO_WHEN", parse_schedule),
+    "mirrors": ("DISTRO_MIRRORS", lambda text: parse_mirrors(text.split())),
+}
 
 
 # What config.toml may say: a judge of each value, and what is allowed, in words.
 _KEYS: Mapping[str, tuple[Callable[[object], bool], str]] = {
     "home": (lambda value: isinstance(value, str) and value != "", "a path"),
     "hub_cache": (lambda value: isinstance(value, str) and value != "", "a path"),
+    "state_folder": (lambda value: isinstance(value, str) and value != "", "a path"),
     "hub_endpoint": (
         lambda value: isinstance(value, str) and value.startswith(("https://", "http://")),
         "an address that begins with https:// or http://",
@@ -92,6 +134,13 @@ _KEYS: Mapping[str, tuple[Callable[[object], bool], str]] = {
         "seconds, above 0, at most a day",
     ),
     "retries": (lambda value: isinstance(value, int) and _is_number(value) and 0 <= value <= 1000, "0 to 1000"),
+}
+
+# What it may say besides: a setting, and how its texts are read.
+_PARSED_KEYS: Mapping[str, tuple[str, Callable[[list[str]], object]]] = {
+    "limit": ("limits", parse_limits),
+    "when": ("schedule", lambda texts: parse_schedule(",".join(texts))),
+    "mirrors": ("mirrors", parse_mirrors),
 }
 
 
@@ -108,10 +157,30 @@ def _from_file(path: Path) -> dict[str, object]:
         raise MalformedManifestError(path, "TOML", found="values nested too deep", allowed="plain values") from error
     except ValueError as error:  # no TOML, no UTF-8, or what int() says of a number of many digits
         raise MalformedManifestError(path, "TOML", found=str(error), allowed="a well-formed file") from error
+    found: dict[str, object] = {}
     for key, value in values.items():
+        if key in _PARSED_KEYS:
+            name, parse = _PARSED_KEYS[key]
+            try:
+                found[name] = parse(_texts(value))
+            except ValueError as error:
+                raise MalformedManifestError(
+                    path, key, found=value, allowed=str(error).removeprefix("allowed ")
+                ) from error
+            continue
         if key not in _KEYS:
-            raise MalformedManifestError(path, key, found="an unknown setting", allowed=", ".join(_KEYS))
+            allowed = ", ".join([*_KEYS, *_PARSED_KEYS])
+            raise MalformedManifestError(path, key, found="an unknown setting", allowed=allowed)
         is_right, allowed = _KEYS[key]
         if not is_right(value):
             raise MalformedManifestError(path, key, found=value, allowed=allowed)
-    return {key: Path(str(value)) if key in ("home", "hub_cache") else value for key, value in values.items()}
+        found[key] = Path(str(value)) if key in ("home", "hub_cache", "state_folder") else value
+    return found
+
+
+def _texts(value: object) -> list[str]:
+    """A text, or several. Raises ValueError."""
+    texts = [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
+    if isinstance(value, list) and len(texts) == len(value) or texts == [value]:
+        return texts
+    raise ValueError("allowed a text, or several in a list")
