@@ -15,7 +15,7 @@ from converters.tokenizers.vocabulary import Vocabulary
 
 # What a model says of itself (name, license, organization, tags, …), by GGUF's words for it without "general.";
 # carried along, never interpreted.
-Card = Mapping[str, str | int | tuple[str, ...]]
+Card = Mapping[str, str | int | float | tuple[str, ...]]
 
 
 @dataclass

@@ -149,7 +149,7 @@ def _flow_list(text: str) -> list[str] | None:
 
 def _card(front: Mapping[str, object]) -> Card:
     everything = front.get(_ALL)
-    card: dict[str, str | int | tuple[str, ...]] = {}
+    card: dict[str, str | int | float | tuple[str, ...]] = {}
     for word, value in everything.items() if isinstance(everything, dict) else ():
         judged = _judged(word, value)
         if judged is not None:
@@ -168,7 +168,7 @@ def _card(front: Mapping[str, object]) -> Card:
     return card
 
 
-def _judged(word: str, value: object) -> str | int | tuple[str, ...] | None:
+def _judged(word: str, value: object) -> str | int | float | tuple[str, ...] | None:
     """A value of a card; None for one that is not the model's own, or of a kind that GGUF has nowhere."""
     if word in _OF_THE_FILE or not _KEY.fullmatch(f"{word}:"):
         return None
@@ -176,7 +176,7 @@ def _judged(word: str, value: object) -> str | int | tuple[str, ...] | None:
         return _texts(value) if len(_texts(value)) == len(value) else None
     if word in _LISTS or (isinstance(value, str) and not _is_text(value)):
         return None
-    return value if isinstance(value, str) or (_is_count(value) and word not in _TEXTS) else None
+    return value if isinstance(value, str) or ((_is_count(value) or _is_real(value)) and word not in _TEXTS) else None
 
 
 def _is_text(value: object) -> TypeGuard[str]:
@@ -186,6 +186,11 @@ def _is_text(value: object) -> TypeGuard[str]:
 
 def _is_count(value: object) -> TypeGuard[int]:
     return type(value) is int and 0 <= value < 1 << 32
+
+
+def _is_real(value: object) -> TypeGuard[float]:
+    """What a float32 holds, as GGUF has it."""
+    return type(value) is float and abs(value) < 2.0**128
 
 
 def _texts(value: object) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ architecture and any others after them by name.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -38,7 +39,8 @@ NAME = "gguf"
 
 # How quantized blocks are laid out: GGML_QNT_VERSION in ggml.h.
 _QUANTIZATION_VERSION = 2
-_MOST_SHOWN = 4
+# Rotary frequencies, which follow from the hyper-parameters; in another form than ours they mean nothing to us.
+_DERIVED = re.compile(r"rope_freqs\.weight|blk\.\d{1,4}\.attn_rot_embd\.weight", re.ASCII)
 # Keys of `general.` that are about the file and not about the model: each result has its own.
 _OF_THE_FILE = {"architecture", "type", "file_type", "quantization_version", "alignment"}
 
@@ -101,7 +103,11 @@ def checkpoint_of(shards: Sequence[Shard]) -> Checkpoint:
 def _check_shapes(
     path: Path, architecture: Architecture, parameters: HyperParameters, tensors: Mapping[str, Tensor]
 ) -> tuple[str, ...]:
-    """Raise MalformedError for a tensor that is missing or of another shape; warn of those that nobody knows."""
+    """Raise MalformedError for a tensor that is missing, of another shape or unknown; warn of what is not looked at.
+
+    A tensor that the architecture does not know would change what the model says, so leaving it out is no answer;
+    llama.cpp refuses a number of tensors that is not its own too.
+    """
     expected = dict(architecture.shapes(parameters))
     for name, shape in expected.items():
         if name not in tensors:
@@ -111,13 +117,11 @@ def _check_shapes(
         if name in tensors and tensors[name].info.shape != shape:
             raise MalformedError(path, name, found=f"shape {tensors[name].info.shape}", allowed=f"{shape}")
     unknown = [name for name in tensors if name not in expected]
-    return (f"{architecture.NAME} has no use for {_some(unknown)}",) if unknown else ()
-
-
-def _some(names: list[str]) -> str:
-    """A few of the names, and how many more there are."""
-    more = f" and {len(names) - _MOST_SHOWN} more" if len(names) > _MOST_SHOWN else ""
-    return ", ".join(shown(name) for name in names[:_MOST_SHOWN]) + more
+    for name in unknown:
+        if not _DERIVED.fullmatch(name):
+            allowed = f"the tensors of a {architecture.NAME} of {parameters.n_layers} layers"
+            raise MalformedError(path, name, found="an unknown tensor", allowed=allowed)
+    return (f"{', '.join(map(shown, unknown[:4]))}: kept, and not looked at",) if unknown else ()
 
 
 def _check_rows(fields: Fields, vocabulary: Vocabulary | None, parameters: HyperParameters) -> None:
@@ -129,10 +133,10 @@ def _check_rows(fields: Fields, vocabulary: Vocabulary | None, parameters: Hyper
 
 def _card(fields: Fields) -> Card:
     """Every `general.` key that is text or a number, but for those that say how the file itself is made."""
-    about: dict[str, str | int | tuple[str, ...]] = {}
+    about: dict[str, str | int | float | tuple[str, ...]] = {}
     for key, value in fields.values.items():
         word = key.removeprefix("general.")
-        if key.startswith("general.") and word not in _OF_THE_FILE and isinstance(value, (str, int, tuple)):
+        if key.startswith("general.") and word not in _OF_THE_FILE and isinstance(value, (str, int, float, tuple)):
             about[word] = value
     return about
 

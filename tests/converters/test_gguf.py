@@ -101,10 +101,16 @@ def test_output_that_is_not_there_is_the_embedding(tmp_path: Path) -> None:
         assert checkpoint.hyperparameters.tied_embeddings
 
 
-def test_unknown_tensors_are_kept_with_a_warning(tmp_path: Path) -> None:
-    names = ["a\x1b[2J", "b", "c", "d", "e", "f"]
+def test_an_unknown_tensor_is_refused_as_it_is_in_every_format(tmp_path: Path) -> None:
+    with pytest.raises(MalformedError) as caught:
+        opened(tmp_path / "f", llama(LLAMA_SHAPES | {"a\x1b[2J": (8,)}))
+    assert str(caught.value).endswith(r"a\x1b[2J: found an unknown tensor, allowed the tensors of a llama of 1 layers")
+
+
+def test_rotary_frequencies_of_another_form_are_kept_with_a_warning(tmp_path: Path) -> None:
+    names = ["rope_freqs.weight", "blk.0.attn_rot_embd.weight"]
     with opened(tmp_path / "f", llama(LLAMA_SHAPES | dict.fromkeys(names, (8,)))) as checkpoint:
-        assert checkpoint.warnings == (r"llama has no use for a\x1b[2J, b, c, d and 2 more",)
+        assert checkpoint.warnings == ("rope_freqs.weight, blk.0.attn_rot_embd.weight: kept, and not looked at",)
         assert set(names) < set(checkpoint.tensors)
 
 
@@ -265,7 +271,7 @@ def test_missing_file(tmp_path: Path) -> None:
 
 
 def test_what_is_laid_out_is_read_again(tmp_path: Path) -> None:
-    with opened(tmp_path / "f", llama(LLAMA_SHAPES | {"extra": (8,)})) as original:
+    with opened(tmp_path / "f", llama(LLAMA_SHAPES | {"blk.0.attn_rot_embd.weight": (8,)})) as original:
         layout = gguf.lay_out(original, as_stored(original), "out.gguf", file_type=0)
         path = fill(tmp_path, layout, original)
         with gguf.open_checkpoint(path) as again:
@@ -327,13 +333,13 @@ def test_layout_is_known_before_any_weight_is_read(tmp_path: Path) -> None:
 
 
 def test_order_of_tensors_does_not_depend_on_where_they_came_from(tmp_path: Path) -> None:
-    shapes = LLAMA_SHAPES | {"rope_freqs.weight": (8,), "extra": (8,)}
+    shapes = LLAMA_SHAPES | {"rope_freqs.weight": (8,), "blk.0.attn_rot_embd.weight": (8,)}
     backwards = dict(reversed(shapes.items()))
     with opened(tmp_path / "f", llama(shapes)) as one, opened(tmp_path / "g", llama(backwards)) as other:
         layouts = [gguf.lay_out(each, as_stored(each), "out.gguf", file_type=0) for each in (one, other)]
     assert layouts[0] == layouts[1]
     names = [placed.info.name for placed in layouts[0][0].tensors]
-    assert names == ["token_embd.weight", *list(LLAMA_SHAPES)[1:], "extra", "rope_freqs.weight"] and names[1:3] == [
+    assert names == ["token_embd.weight", *list(LLAMA_SHAPES)[1:], "blk.0.attn_rot_embd.weight", "rope_freqs.weight"] and names[1:3] == [
         "blk.0.attn_norm.weight", "blk.0.attn_q.weight",
     ]  # fmt: skip
 
