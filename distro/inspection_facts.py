@@ -49,9 +49,9 @@ def facts(found: Inspection) -> Iterator[tuple[str, str]]:
         inputs = found.provenance.inputs
         yield "made by", f"{found.provenance.made_by}, from {_some(tuple(inputs))}, recipe {found.provenance.recipe}"
     if found.receipt is not None:
-        how = "made here" if found.receipt.recipe is not None else "fetched"
+        how = "" if found.receipt.recipe is not None else "fetched from "  # what was made here says so itself
         origins = dict.fromkeys(entry.source for entry in found.receipt.files.values())
-        yield "receipt", f"{found.receipt.model}:{found.receipt.variant}, {how}, from {_some(tuple(origins))}"
+        yield "receipt", f"{found.receipt.model}:{found.receipt.variant}, {how}{_some(tuple(origins))}"
     if found.n_read is not None:
         yield "read", f"{size(found.n_read)} from {found.source}"
 
