@@ -181,6 +181,6 @@ def _from_file(path: Path) -> dict[str, object]:
 def _texts(value: object) -> list[str]:
     """A text, or several. Raises ValueError."""
     texts = [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
-    if isinstance(value, list) and len(texts) == len(value) or texts == [value]:
+    if (isinstance(value, list) and len(texts) == len(value)) or texts == [value]:
         return texts
     raise ValueError("allowed a text, or several in a list")

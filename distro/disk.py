@@ -48,12 +48,13 @@ def write_all(descriptor: int, data: bytes | memoryview, offset: int) -> None:
         view, offset = view[count:], offset + count
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes, *, private: bool = False) -> None:
+    """private: for us alone, whatever the umask says."""
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         write_all(descriptor, data, 0)
-        os.fchmod(descriptor, file_mode())
+        os.fchmod(descriptor, 0o600 if private else file_mode())
         os.fsync(descriptor)
         part.replace(path)
     except OSError:

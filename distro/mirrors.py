@@ -10,7 +10,6 @@ A mirror that failed comes after those that did not, until it works again. No to
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -19,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from converters.errors import shown
-from distro import disk
-from distro.errors import DistroError, UsageError
+from distro import remembered
+from distro.errors import UsageError
 from distro.manifest import Model, Variant
 from distro.reference import HubReference, parse_source
 
@@ -28,9 +27,9 @@ if TYPE_CHECKING:
     from distro.config import Settings
 
 _HUB = "hub="
-_ADDRESS = re.compile(r"https?://[^/\s?#{}]+(/[^\s?#]*)?")
+_ADDRESS = re.compile(r"https?://[^/\s?#{}]+(/([^\s?#{}]|\{model\}|\{variant\})*)?")
 _FORGOTTEN_S = 7 * 24 * 3600  # a failure so long ago says nothing
-_MOST_BYTES = 1_000_000  # of the state file; ours are a few hundred
+_STATE = "mirrors.json"  # {"failed": {address: seconds since the epoch}}
 
 
 @dataclass(frozen=True)
@@ -45,8 +44,7 @@ def parse_mirrors(texts: Sequence[str]) -> tuple[str, ...]:
     """Mirrors as they were written, judged, each once. Raises ValueError."""
     for text in texts:
         address = text.removeprefix(_HUB)
-        names = set(re.findall(r"\{(.*?)\}", address))
-        if not _ADDRESS.fullmatch(address) or names - {"model", "variant"} or (names and text.startswith(_HUB)):
+        if not _ADDRESS.fullmatch(address) or (text.startswith(_HUB) and "{" in text):
             raise ValueError(
                 f"allowed {_HUB}https://HOST, https://HOST/FOLDER/ or https://HOST/{{model}}/{{variant}}/ "
                 f"instead of {shown(text)}"
@@ -60,25 +58,19 @@ def mirrors_of(settings: Settings, model: Model, variant: Variant) -> tuple[Mirr
     Raises UsageError for the address of one file where the variant has more.
     """
     found = {mirror.source: mirror for text in settings.mirrors for mirror in _sources(text, model, variant)}
-    failures = _read(settings.state_folder)
+    failures = _failures(settings.state_folder)
     return tuple(sorted(found.values(), key=lambda mirror: failures.get(mirror.address, 0.0)))
 
 
 def remember(settings: Settings, mirror: Mirror, *, worked: bool) -> None:
     """Keep for the next run whether it gave what it was asked for. What cannot be kept is forgotten without a word."""
-    if settings.state_folder is None:
-        return
-    failures = _read(settings.state_folder)
+    failures = _failures(settings.state_folder)
     if worked and mirror.address not in failures:
         return
     failures.pop(mirror.address, None)
     if not worked:
         failures[mirror.address] = time.time()
-    try:
-        disk.make_folder(settings.state_folder, private=settings.state_folder)
-        disk.write_whole(_path(settings.state_folder), json.dumps({"failed": failures}).encode())
-    except (OSError, DistroError):
-        pass
+    remembered.remember(settings.state_folder, _STATE, {"failed": failures})
 
 
 def _sources(text: str, model: Model, variant: Variant) -> list[Mirror]:
@@ -96,20 +88,9 @@ def _sources(text: str, model: Model, variant: Variant) -> list[Mirror]:
     return mirrors
 
 
-def _path(folder: Path) -> Path:
-    return folder / "mirrors.json"
-
-
-def _read(folder: Path | None) -> dict[str, float]:
-    """When which mirror failed, in seconds since the epoch; nothing where the file is not there or not sound."""
-    if folder is None:
-        return {}
-    try:
-        with _path(folder).open("rb") as file:
-            said = json.loads(file.read(_MOST_BYTES))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    failures = said.get("failed") if isinstance(said, dict) else None
+def _failures(folder: Path | None) -> dict[str, float]:
+    """When which mirror failed, in seconds since the epoch."""
+    failures = remembered.recall(folder, _STATE).get("failed")
     if not isinstance(failures, Mapping):
         return {}
     now = time.time()

@@ -22,8 +22,20 @@ class Bar(Protocol):
     ) -> None: ...
 
 
+class MeteredBar(Bar, Protocol):
+    """A bar that knows more than how much came: `advance` counts what was received, none of the three goes back."""
+
+    def verified(self, n_bytes: int) -> None:
+        """So many bytes more are proven."""
+        ...
+
+    def came_from(self, source: str, n_bytes: int) -> None:
+        """Of what was received, so many bytes came from this source."""
+        ...
+
+
 class Progress(Protocol):
-    def bar(self, title: str, total: int | None, done: int = 0) -> Bar:
+    def bar(self, title: str, total: int | None, done: int = 0) -> MeteredBar:
         """A new bar; total in bytes, None if unknown; done: bytes that were there before."""
         ...
 
@@ -37,6 +49,12 @@ class SilentBar:
         pass
 
     def note(self, text: str) -> None:
+        pass
+
+    def verified(self, n_bytes: int) -> None:
+        pass
+
+    def came_from(self, source: str, n_bytes: int) -> None:
         pass
 
     def __enter__(self) -> Self:

@@ -39,11 +39,13 @@ class Schedule:
         return any(window.contains(minute) for window in self.windows)
 
     def opens(self, after: float) -> float:
-        """The first full minute at or after a moment at which it is open, in seconds since the epoch.
+        """The moment itself if it is open then, else the first full minute later at which it is.
 
         Every minute is asked of the local clock, because no arithmetic knows what summer time does to it.
         """
-        first = -(-int(after) // 60)
+        if self.is_open(after):
+            return after
+        first = int(after // 60) + 1
         minutes = range(first, first + _LOOK_AHEAD_MINUTES)
         return next((60.0 * minute for minute in minutes if self.is_open(60 * minute)), 60.0 * minutes[-1])
 

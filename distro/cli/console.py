@@ -15,12 +15,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from converters.errors import escape, shown
 from distro.disk import told
 from distro.errors import StorageError
-from distro.progress import Progress, Silent
+from distro.progress import Progress, Silent, SilentBar
 from distro.words import size as size
 
 if TYPE_CHECKING:
@@ -91,6 +91,22 @@ def error(text: str) -> None:
     say("error: " + escape(" ".join(text.split())))
 
 
+def event(name: str, **facts: object) -> None:
+    """One thing that happens, for a program: a JSON object on a line of its own, beside the answer."""
+    say(json.dumps({"event": name, **facts}, ensure_ascii=False))
+
+
+def can_ask() -> bool:
+    """Whether somebody is there who sees a question and can answer it."""
+    return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr))
+
+
+def ask(question: str) -> bool:
+    """A question that only a `y` or `yes` answers with yes."""
+    print(f"{escape(question)} [y/N] ", end="", file=sys.stderr, flush=True)  # noqa: T201
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> None:
     """Columns wide enough for their content; `right` are the columns of numbers."""
     cells = [[shown(cell) for cell in row] for row in rows]
@@ -106,7 +122,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequen
 _LINE_EVERY_S = 5.0
 
 
-class _TqdmBar:
+class _TqdmBar(SilentBar):
     def __init__(self, bar: tqdm[Any]) -> None:
         self._bar = bar
 
@@ -116,16 +132,13 @@ class _TqdmBar:
     def note(self, text: str) -> None:
         self._bar.set_postfix_str(text, refresh=False)
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.close()
 
 
-class _LineBar:
+class _LineBar(SilentBar):
     """A bar where nothing can be drawn over: a line when five seconds have passed, and nothing for short work."""
 
     def __init__(self, title: str, total: int | None, done: int) -> None:
@@ -145,14 +158,6 @@ class _LineBar:
 
     def note(self, text: str) -> None:
         self._note = text
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        pass
 
 
 class _Lines:
