@@ -3,6 +3,7 @@
 
 Both sides take turns, so that a noisy machine is noisy for both; each thread stays on one processor; a figure is the
 median of its rounds, a ratio the median of the ratios of the rounds. Before anything is timed, the bytes are compared.
+Of slow types fewer rows are taken, so that a round of ggml's takes about half a second.
 
     scripts/bench_quants [--types Q4_K,Q6_K] [--threads 2] [--rounds 7] [--weights 4194304] [--json FILE]
 """
@@ -17,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -25,17 +27,52 @@ import gguf
 import numpy as np
 
 from converters import dtypes, quants
-from converters.quants.base import ImportanceMatrix, KernelModule
-from converters.quants.kernel import KernelQuant
+from converters.dtypes import DType
+from converters.quants import processor
+from converters.quants.importance_matrix import ImportanceMatrix
+from converters.quants.kernel import DEQUANTIZE, QUANTIZE, QUANTIZE_WITH_IMPORTANCE, KernelQuant
 from tests.fakes import ggml
 
 Work = Callable[[slice], object]  # on some of the rows
+
 ROW = 4096
+ROUND_S = 0.5
+TYPES = [dtype.name for dtype in quants.CODECS if quants.can_encode(dtype)]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Ours beside theirs, in million weights a second."""
+
+    ours: float
+    theirs: float
+    ratio: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """compile_s: of a kernel without a cache, load_s: with one. A work that ggml does not know, or that changes
+    nothing, is left out.
+    """
+
+    type: str
+    compile_s: dict[str, float]
+    load_s: float | None
+    speed: dict[str, Pair]
+
+    def line(self) -> str:
+        works = (QUANTIZE, QUANTIZE_WITH_IMPORTANCE, DEQUANTIZE)
+        cells = [f"{self.compile_s[work]:9.3f}" if work in self.compile_s else f"{'-':>9}" for work in works]
+        cells.append(f"{'-':>9}" if self.load_s is None else f"{self.load_s:9.4f}")
+        for work in works:
+            pair = self.speed.get(work)
+            cells.append(f"{pair.ours:9.1f}{pair.theirs:9.1f}{pair.ratio:7.1f}" if pair else f"{'-':>25}")
+        return f"{self.type:8}" + "".join(cells)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--types", default=",".join(module.DTYPE.name for module in quants.KERNELS))
+    parser.add_argument("--types", default=",".join(TYPES))
     parser.add_argument("--threads", type=int, default=min(2, len(os.sched_getaffinity(0))))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--weights", type=int, default=1 << 22)
@@ -45,53 +82,37 @@ def main() -> None:
     n_rows = arguments.weights // ROW
     weights = (np.random.default_rng(0).standard_normal((n_rows, ROW)) * 0.02).astype(np.float32)
     columns = np.random.default_rng(1).random(ROW).astype(np.float32)
-    heads = (
-        "type",
-        "cold s",
-        "warm s",
-        "Mw/s",
-        "ggml",
-        "ratio",
-        "imatrix",
-        "ggml",
-        "ratio",
-        "deq.",
-        "gguf-py",
-        "ratio",
-    )
-    print(f"{arguments.threads} threads, {weights.size} weights, {arguments.rounds} rounds")
-    print(("{:8}" + "{:>9}" * 11).format(*heads))
+    print(f"{arguments.threads} threads, at most {weights.size} weights, {arguments.rounds} rounds; Mw/s")
+    works = ("quantize", "imatrix", "dequantize")
+    heads = [f"{head:>9}" for head in ("compile s", "imatrix", "deq.", "load s")]
+    for work, judge in zip(works, ("ggml", "ggml", "gguf-py"), strict=True):
+        heads.append(f"{work:>9}" if len(work) < 9 else f" {work[:8]}")
+        heads.append(f"{judge:>9}{'ratio':>7}")
+    print(f"{'type':8}" + "".join(heads))
     results = []
     for name in arguments.types.split(","):
-        result = measure(dtypes.BY_NAME[name], weights, columns, arguments.threads, arguments.rounds)
-        results.append(result)
-        name, cold_s, warm_s, *figures = result.values()
-        print(f"{name:8}{cold_s:9.3f}{warm_s:9.3f}" + "".join(f"{figure:9.1f}" for figure in figures), flush=True)
+        results.append(measure(dtypes.BY_NAME[name], weights, columns, arguments.threads, arguments.rounds))
+        print(results[-1].line(), flush=True)
     if arguments.json:
-        arguments.json.write_text(json.dumps({"threads": arguments.threads, "types": results}, indent=2) + "\n")
+        content = {"threads": arguments.threads, "types": [asdict(result) for result in results]}
+        arguments.json.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def measure(
-    dtype: dtypes.DType, weights: np.ndarray, columns: np.ndarray, n_threads: int, n_rounds: int
-) -> dict[str, str | float]:
-    module = next(module for module in quants.KERNELS if dtype == module.DTYPE)
-    quant = KernelQuant(module)
-    row_bytes = dtype.row_bytes(ROW)
-    ours, theirs = (np.zeros((len(weights), row_bytes), np.uint8) for _ in range(2))
+def measure(dtype: DType, weights: np.ndarray, columns: np.ndarray, n_threads: int, n_rounds: int) -> Result:
+    quant = quants.CODECS[dtype]
+    ours, theirs = (np.zeros((len(weights), dtype.row_bytes(ROW)), np.uint8) for _ in range(2))
     decoded = np.zeros_like(weights)
 
-    def quantize(rows: slice) -> None:
-        part, out = weights[rows], ours[rows]
-        quant.quantize_into(out.reshape(-1, dtype.block_bytes), part.reshape(-1, dtype.block_size))
+    def quantize(rows: slice, *, weighted: bool = False) -> None:
+        part, out = weights[rows], ours[rows].reshape(-1, dtype.block_bytes)
+        matrix = ImportanceMatrix.for_rows(columns, part, dtype) if weighted else None
+        quant.quantize_into(out, part.reshape(-1, dtype.block_size), matrix)
 
     def quantize_weighted(rows: slice) -> None:
-        part, out = weights[rows], ours[rows]
-        matrix = ImportanceMatrix.for_rows(columns, part, dtype)
-        quant.quantize_into(out.reshape(-1, dtype.block_bytes), part.reshape(-1, dtype.block_size), matrix)
+        quantize(rows, weighted=True)
 
     def dequantize(rows: slice) -> None:
-        part, out = ours[rows], decoded[rows]
-        quant.dequantize_into(out.reshape(-1, dtype.block_size), part.reshape(-1, dtype.block_bytes))
+        quant.dequantize_into(decoded[rows].reshape(-1, dtype.block_size), ours[rows].reshape(-1, dtype.block_bytes))
 
     def ggml_quantize(rows: slice) -> None:
         ggml.quantize_into(theirs[rows], weights[rows], dtype)
@@ -102,43 +123,47 @@ def measure(
     def gguf_dequantize(rows: slice) -> None:
         gguf.dequantize(ours[rows], gguf.GGMLQuantizationType(dtype.ggml_id))
 
-    cold = compile_time(module)
-    warm = seconds(lambda: quantize(slice(0, 1)))
-    everything = slice(0, len(weights))
-    for work, judge in ((quantize_weighted, ggml_quantize_weighted), (quantize, ggml_quantize)):
-        work(everything)
-        judge(everything)
-        if not np.array_equal(ours, theirs):
-            raise SystemExit(f"{dtype}: other bytes than ggml's")
-    dequantize(slice(0, 1))
+    pairs: dict[str, tuple[Work, Work]] = {}
+    if not quants.needs_importance(dtype):
+        pairs[QUANTIZE] = quantize, ggml_quantize
+    if quants.uses_importance(dtype):
+        pairs[QUANTIZE_WITH_IMPORTANCE] = quantize_weighted, ggml_quantize_weighted
+    some = slice(0, min(64, len(weights)))
+    for name, (work, judge) in pairs.items():
+        work(some)
+        judge(some)
+        if not np.array_equal(ours[some], theirs[some]):
+            raise SystemExit(f"{dtype}, {name}: other bytes than ggml's")
+    if knows(dtype) and dtype != dtypes.F32:  # whose bytes are the numbers
+        pairs[DEQUANTIZE] = dequantize, gguf_dequantize
 
-    pairs = [(quantize, ggml_quantize), (quantize_weighted, ggml_quantize_weighted), (dequantize, gguf_dequantize)]
-    figures: list[float] = []
+    speed = {}
+    for name, (work, judge) in pairs.items():
+        work(some)
+        n_rows = min(len(weights), max(16, int(64 * n_threads * ROUND_S / seconds(lambda judge=judge: judge(some)))))
+        times = [[timed(each, n_rows, n_threads) for each in (work, judge)] for _ in range(n_rounds)]
+        ours_s, theirs_s = (statistics.median(column) for column in zip(*times, strict=True))
+        ratio = statistics.median(theirs / ours for ours, theirs in times)
+        speed[name] = Pair(n_rows * ROW / ours_s / 1e6, n_rows * ROW / theirs_s / 1e6, ratio)
+    return Result(dtype.name, *compile_times(quant, pairs), speed)
+
+
+def knows(dtype: DType) -> bool:
+    """Whether gguf-py does; not the newest types."""
     try:
-        gguf_dequantize(slice(0, 1))
-    except (NotImplementedError, ValueError):  # gguf-py does not know the newest types
-        pairs.pop()
-    for pair in pairs:
-        times = [[timed(work, len(weights), n_threads) for work in pair] for _ in range(n_rounds)]
-        rates = [weights.size / statistics.median(column) / 1e6 for column in zip(*times, strict=True)]
-        figures += [*rates, statistics.median(theirs_s / ours_s for ours_s, theirs_s in times)]
-    keys = (
-        *("quantize", "ggml", "quantize_ratio", "quantize_imatrix", "ggml_imatrix", "quantize_imatrix_ratio"),
-        *("dequantize", "gguf_py", "dequantize_ratio"),
-    )
-    return {"type": dtype.name, "cold_s": cold, "warm_s": warm, **dict(zip(keys, figures, strict=False))}
+        gguf.dequantize(np.zeros((1, dtype.row_bytes(256)), np.uint8), gguf.GGMLQuantizationType(dtype.ggml_id))
+    except (NotImplementedError, ValueError):
+        return False
+    return True
 
 
-def compile_time(module: KernelModule) -> float:
-    """Writing the quantizer's code and compiling it, with no cache."""
-    from converters.quants import llvm
-
-    def work() -> None:
-        code = llvm.write_quantizer(module.quantize, module.DTYPE.block_size, module.DTYPE.block_bytes, weighted=False)
-        target = llvm.host()
-        target.load(target.compile(code))
-
-    return seconds(work)
+def compile_times(quant: quants.Quant, works: dict[str, tuple[Work, Work]]) -> tuple[dict[str, float], float | None]:
+    """Of writing each kernel's code down and compiling it, and of loading the first one."""
+    if not isinstance(quant, KernelQuant):
+        return {}, None
+    target, codes = processor.host(), [quant.codes[work] for work in works]
+    compile_s = {work: seconds(lambda code=code: code.compile(target)) for work, code in zip(works, codes, strict=True)}
+    return compile_s, seconds(lambda: codes[0].load(target))
 
 
 def seconds(work: Callable[[], object]) -> float:

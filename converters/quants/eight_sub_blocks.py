@@ -17,7 +17,7 @@ quantize_row_q4_K_ref, quantize_row_q5_K_ref and get_scale_min_k4 in ggml-quants
 from __future__ import annotations
 
 from converters.quants.fit_minimum import Fit, fit_minimum
-from converters.quants.fit_positive import fit_positive
+from converters.quants.fit_positive import fit_two
 from converters.quants.importance import Importance, mean_square, weigh
 from converters.quants.vector import Block, Machine, Real, Reals, Whole, Wholes
 
@@ -39,7 +39,7 @@ def quantize_sub_blocks(
     """
     scales, minimums, inverses, bases, total = (v.reals(8) for _ in range(5))
     weighed = v.reals(32)
-    spread = 2.0 * v.sum(x[i] * x[i] for i in v.loop(0, 256, unroll=16)) / 256.0 if importance else v.real(0.0)
+    spread = 2.0 * v.sum(x[i] * x[i] for i in v.loop(0, 256, unroll=8)) / 256.0 if importance else v.real(0.0)
     for j in v.loop(0, 8, unroll=1):
         sub = x.part(32 * j)
         if importance:
@@ -54,8 +54,7 @@ def quantize_sub_blocks(
         scales[j], minimums[j], inverses[j], bases[j] = fit.scale, -fit.minimum, fit.inverse, fit.base
 
     if importance:
-        d, scale_quants = fit_positive(v, scales, total, 8, top=63)
-        dmin, minimum_quants = fit_positive(v, minimums, total, 8, top=63)
+        (d, scale_quants), (dmin, minimum_quants) = fit_two(v, scales, minimums, total, 8, top=63)
     else:
         d, scale_quants = _evenly(v, scales)
         dmin, minimum_quants = _evenly(v, minimums)

@@ -29,7 +29,7 @@ class _Search:
             self.quants[i], weights[i], products[i] = q, x[i] * x[i], x[i] * x[i] * x[i]
             return products[i] * q, weights[i] * q * q
 
-        sum_xq, sum_q2 = v.sums(2, (terms(i) for i in v.loop(0, self.n, unroll=self.n)))
+        sum_xq, sum_q2 = v.sums(2, (terms(i) for i in v.loop(0, self.n, unroll=8)))
         return v.kept(sum_xq=sum_xq, sum_q2=sum_q2)
 
     def move(self, i: int) -> Mask:
@@ -49,7 +49,7 @@ class _Search:
 
     def finish(self, found: Wholes) -> Real:
         v = self.v
-        for i in v.loop(0, self.n, unroll=self.n):
+        for i in v.loop(0, self.n, unroll=8):
             found[i] = v.select(self.tiny, 0, v.nearest_whole(self.quants[i]) + self.top)
         scale = v.select(self.best["sum_q2"] > 0.0, self.best["sum_xq"] / self.best["sum_q2"], 0.0)
         return v.select(self.tiny, 0.0, scale)

@@ -63,7 +63,7 @@ def fit_sub_blocks(
             weighed.part(n * j),
         )
         _take_signs(v, x.part(n * j), w, magnitudes, signs, fit)
-        largest = v.fold(v.larger, magnitudes[0], (magnitudes[i] for i in v.loop(1, n, unroll=n)))
+        largest = v.fold(v.larger, magnitudes[0], (magnitudes[i] for i in v.loop(1, n, unroll=8)))
         empty = largest < fit.tiny
         if first_scale:
             scale = first_scale(magnitudes, w, largest)

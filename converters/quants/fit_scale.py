@@ -41,7 +41,7 @@ def fit_scale(v: Machine, x: Reals, importance: Reals, n: int, *, top: int) -> S
     farthest = v.fold(v.farther, v.real(0.0), (x[i] for i in v.loop(0, n)))
     tiny = abs(farthest) < TINY
     products = v.reals(n)
-    for i in v.loop(0, n, unroll=n):
+    for i in v.loop(0, n, unroll=16):
         products[i] = importance[i] * x[i]
 
     def sums_for(*inverses: Real) -> list[tuple[Real, Real]]:
@@ -52,7 +52,7 @@ def fit_scale(v: Machine, x: Reals, importance: Reals, n: int, *, top: int) -> S
                 q = v.nearest_within(inverse * x[i], -top, top - 1)
                 yield from (products[i] * q, importance[i] * q * q)
 
-        sums = v.sums(2 * len(inverses), (tuple(terms(i)) for i in v.loop(0, n, unroll=n)))
+        sums = v.sums(2 * len(inverses), (tuple(terms(i)) for i in v.loop(0, n, unroll=16)))
         return list(zip(sums[::2], sums[1::2], strict=True))
 
     inverse = -float(top) / farthest

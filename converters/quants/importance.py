@@ -32,7 +32,7 @@ def weigh(v: Machine, weighed: Reals, columns: Reals, x: Reals, spread: Real, n:
 
 
 def mean_square(v: Machine, x: Reals, n: int) -> Real:
-    return v.sum(x[i] * x[i] for i in v.loop(0, n, unroll=16)) / float(n)
+    return v.sum(x[i] * x[i] for i in v.loop(0, n, unroll=8)) / float(n)
 
 
 def needed(importance: Importance | None) -> Importance:

@@ -38,7 +38,7 @@ class KernelQuant:
         self.LIMIT = limit
         self._module = module
         self._with_llvm = with_llvm
-        self._codes = {
+        self.codes = {
             work: MachineCode(f"{self.DTYPE} {work}", functools.partial(self.code, work), n_lanes(module, work))
             for work in (QUANTIZE, QUANTIZE_WITH_IMPORTANCE, DEQUANTIZE)
         }
@@ -80,7 +80,7 @@ class KernelQuant:
         return llvm_tile.write_quantizer(self._module.quantize, *sizes, width, weighted=weighted)
 
     def _kernel(self, work: str) -> LoadedKernel | None:
-        return self._codes[work].get() if self._with_llvm else None
+        return self.codes[work].get() if self._with_llvm else None
 
     def _quantize_with_numpy(self, out: Blocks, weights: Weights, matrix: ImportanceMatrix | None) -> None:
         for start, stop in self._numpy_tiles(len(weights)):

@@ -15,14 +15,13 @@ from typing import cast
 
 from llvmlite import ir
 
-from converters.quants.vector import Machine, Mask, PointError, Raw, Real, Reals, Table, Whole, Wholes
+from converters.quants.vector import LIST_STEP, Machine, Mask, PointError, Raw, Real, Reals, Table, Whole, Wholes
 
 I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 F16, F32 = ir.HalfType(), ir.FloatType()
 POINTER = I8.as_pointer()
 
-_LARGEST = float.fromhex("0x1.fffffep127")  # float32
-_AHEAD = 2  # vectors of entries that `least` takes at once
+_LARGEST_BITS = 0x7F7FFFFF  # of a float32
 
 # Instructions that only the processor has, by how many numbers it takes at once. A choice out of a vector by each
 # lane's own index, of which only the bits that count are heeded; and the conversion that C does, where LLVM's own has
@@ -148,8 +147,7 @@ class LlvmMachine(Machine):
 
     def table(self, numbers: Sequence[int]) -> Table:
         element, size = (I16, 2) if max(numbers) < 2**16 else (I32, 4)
-        beyond = bytes(size * _AHEAD * self.width.n_lanes)  # `least` may read so far past the end
-        content = array.array("H" if size == 2 else "I", numbers).tobytes() + beyond
+        content = array.array("H" if size == 2 else "I", numbers).tobytes()
         kind = ir.ArrayType(I8, len(content))  # as bytes it is a short text
         memory = ir.GlobalVariable(self.module, kind, self.module.get_unique_name("table"))
         memory.global_constant, memory.linkage, memory.align = True, "internal", 64
@@ -174,37 +172,32 @@ class LlvmMachine(Machine):
         bits: int,
         error: PointError,
     ) -> Whole:
-        """List after list, some vectors of entries at a time; what is past the end of a list is read but not heeded.
-
-        For each list the errors of all levels are reckoned first, so that a point has only to choose among them.
-        """
+        """List after list. The errors of all levels are reckoned first: a point has only to choose among them."""
         builder, memory, n_lanes = self.builder, table.memory, self.width.n_lanes
         reals, wholes = self.reals(len(given)), self.wholes(3)  # the numbers of the lanes, to be read one by one
         for i, value in enumerate(given):
             reals[i] = value
         wholes[0], wholes[1] = first, last
-        in_order = ir.Constant(self.whole_kind, [I32(lane) for lane in range(n_lanes)])
-        level = Whole(self, in_order) & (1 << bits) - 1
+        in_order = Whole(self, ir.Constant(self.whole_kind, [I32(lane) for lane in range(n_lanes)]))
+        level = in_order & (1 << bits) - 1
         for lane in self.rounds(I64(0), I64(n_lanes), 1):
             spread = [Real(self, self._spread(self._number(reals, i, lane))) for i in range(len(given))]
             errors = [error(spread, i, level) for i in range(n)]
-            n_last = self._number(wholes, 1, lane)
             start = builder.gep(memory, [self._number(wholes, 0, lane)])
-            least, where = self.kept(cost=self.real(_LARGEST)), self.cell(in_order)
-            stop = builder.add(builder.zext(n_last, I64), I64(1))
-            for index in self.rounds(I64(0), stop, _AHEAD * n_lanes):
-                for k in range(_AHEAD):
-                    point = self._entries(start, index + k * n_lanes)
-                    total = self.sum(self._permuted(errors[i], point >> bits * i) for i in range(n))
-                    place = builder.add(in_order, self._spread(builder.trunc((index + k * n_lanes).raw, I32)))
-                    within = Mask(self, builder.icmp_unsigned("<=", place, self._spread(n_last)))
-                    less = within & (total < least["cost"])
-                    least.keep(less, cost=total)
-                    self.set_cell(where, builder.select(less.raw, place, self.cell_value(where)))
-            costs = least["cost"].bits()  # in the order of the numbers, as none is below zero
-            smallest = Whole(self, self._spread(self._smallest(costs)))
-            place = self._smallest(self.select(costs.equals(smallest), Whole(self, self.cell_value(where)), -1))
-            entry = builder.load(builder.gep(start, [place]))
+            stop = builder.add(builder.zext(self._number(wholes, 1, lane), I64), I64(1))
+            least, where = self.cell(I32(_LARGEST_BITS)), self.cell(I64(0))
+            for index in self.rounds(I64(0), stop, LIST_STEP):
+                totals = []  # by their bits, which have the order of the numbers, as none is below zero
+                for k in range(0, LIST_STEP, n_lanes):
+                    point = self._entries(start, index + k)
+                    each = (self._permuted(errors[i], point >> bits * i) for i in range(n))
+                    totals.append(self.sum(each, start=next(each)).bits().raw)
+                smallest, place = self._smallest(totals)
+                less = builder.icmp_unsigned("<", smallest, builder.load(least))
+                builder.store(builder.select(less, smallest, builder.load(least)), least)
+                place = builder.add(index.raw, place)
+                builder.store(builder.select(less, place, builder.load(where)), where)
+            entry = builder.load(builder.gep(start, [builder.load(where)]))
             entry = entry if entry.type is I32 else builder.zext(entry, I32)
             builder.store(entry, self._number_place(wholes, 2, lane))
         return wholes[2]
@@ -215,13 +208,24 @@ class LlvmMachine(Machine):
         entries = self.builder.load(place, align=1)
         return Whole(self, entries if kind.element is I32 else self.builder.zext(entries, self.whole_kind))
 
+    def _smallest(self, vectors: list[Raw]) -> tuple[Raw, Raw]:
+        """Of all their numbers, without sign, and the first place where it stands."""
+        builder, kind = self.builder, ir.IntType(LIST_STEP)
+        small = vectors[0]
+        for vector in vectors[1:]:
+            small = builder.select(builder.icmp_unsigned("<", vector, small), vector, small)
+        smallest = self._call(f"llvm.vector.reduce.umin.v{self.width.n_lanes}i32", I32, small)
+        here = ir.Constant(kind, 0)
+        for k, vector in enumerate(vectors):
+            equal = builder.icmp_unsigned("==", vector, self._spread(smallest))
+            bits = builder.zext(builder.bitcast(equal, ir.IntType(self.width.n_lanes)), kind)
+            here = builder.or_(here, builder.shl(bits, kind(k * self.width.n_lanes)))
+        place = self._call(f"llvm.cttz.i{LIST_STEP}", kind, here, ir.IntType(1)(1))
+        return smallest, builder.zext(place, I64)
+
     def _permuted(self, values: Real, index: Whole) -> Real:
         name = _PERMUTE[self.width.n_lanes]
         return Real(self, self._call(name, self.real_kind, values.raw, index.raw))
-
-    def _smallest(self, value: Whole) -> Raw:
-        """Over all lanes, without sign."""
-        return self._call(f"llvm.vector.reduce.umin.v{self.width.n_lanes}i32", I32, value.raw)
 
     def _number(self, row: Reals | Wholes, index: int, lane: Index) -> Raw:
         return self.builder.load(self._number_place(row, index, lane))

@@ -40,22 +40,27 @@ class MachineCode:
         if not self._loaded:
             with _compiling:
                 if not self._loaded:
-                    self._loaded.append(self._make())
+                    target = _target()
+                    self._loaded.append(None if target is None else self.load(target))
         return self._loaded[0]
 
-    def _make(self) -> LoadedKernel | None:
-        target = _target()
-        if target is None:
-            return None
-        from converters.quants.llvm import Width
-
-        width = Width(max(self.n_lanes, target.n_native), target.n_native)
+    def load(self, target: Target) -> LoadedKernel:
+        """Out of the cache, or compiled."""
+        width = self._width(target)
         cache, key = _cache(), target.key(f"{self.name} {_sources() or self.write(width)}")
         compiled = cache.get(key)
         if compiled is None:
-            compiled = target.compile(self.write(width))
+            compiled = self.compile(target)
             cache.put(key, compiled)
         return target.load(compiled, width.n_lanes)
+
+    def compile(self, target: Target) -> bytes:
+        return target.compile(self.write(self._width(target)))
+
+    def _width(self, target: Target) -> Width:
+        from converters.quants.llvm import Width
+
+        return Width(max(self.n_lanes, target.n_native), target.n_native)
 
 
 @functools.cache

@@ -13,10 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from converters.quants.grids import Grid
+from converters.quants.vector import LIST_STEP
 
 ON_GRID = 1 << 9
 _LAST = ON_GRID - 1
 _LIST_BITS = 10
+_FARTHER = np.uint8(255)  # than any: at most 4 * 7**2 for four weights of eight levels
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,8 +26,8 @@ class Neighbours:
     """Lists of points, for every combination of levels: levels[0] + n_levels * levels[1] + ...
 
     lists: for each combination where its list begins, whether it is on the grid itself (and then its own list), and
-    which place of the list is the last one. points: of the grid, as in there, list after list. places: for each
-    combination that is on the grid its index there.
+    which place of the list is the last one. points: of the grid, as in there, list after list; each is filled up with
+    its first point, see Machine.least. places: for each combination that is on the grid its index there.
     """
 
     grid: Grid
@@ -42,19 +44,30 @@ def neighbours(grid: Grid, n_levels: int, n_distances: int) -> Neighbours:
     combinations = np.arange(n_points)[:, None] // n_levels ** np.arange(grid.n_weights) % n_levels
     points = np.array(grid.points, np.int32)
     levels = points[:, None] >> grid.bits * np.arange(grid.n_weights) & (1 << grid.bits) - 1
-    # Sums of squares of small whole numbers: exact in float32, and fast.
-    a, b = combinations.astype(np.float32), levels.astype(np.float32)
-    distances = ((a**2).sum(axis=1)[:, None] - 2 * a @ b.T + (b**2).sum(axis=1)).astype(np.int16)
+    distances = _distances(combinations, levels)
     on_grid = distances.min(axis=1) == 0
-    farthest = np.full((n_points, 1), -1, np.int16)
-    for n in range(n_distances):
-        following = np.where(distances > farthest, distances, np.int16(2**15 - 1)).min(axis=1, keepdims=True)
-        farthest = following if n == 0 else np.where(on_grid[:, None], farthest, following)
-    combination, index = np.nonzero(distances <= farthest)
-    order = np.lexsort((index, distances[combination, index], combination))
-    n_in_list = np.bincount(combination, minlength=n_points)
+    farthest = distances.min(axis=1, keepdims=True)
+    for _ in range(n_distances - 1):
+        following = np.where(distances > farthest, distances, _FARTHER).min(axis=1, keepdims=True)
+        farthest = np.where(on_grid[:, None], farthest, following)
+    near = np.flatnonzero(distances <= farthest)
+    combination, index = np.divmod(near, len(points))
+    order = np.argsort(combination << 8 | distances.reshape(-1)[near], kind="stable")
+    in_order, n_in_list = points[index[order]], np.bincount(combination, minlength=n_points)
     first = np.cumsum(n_in_list) - n_in_list
-    lists = first << _LIST_BITS | on_grid * ON_GRID | n_in_list - 1
+    room = -(-n_in_list // LIST_STEP) * LIST_STEP
+    start = np.cumsum(room) - room
+    filled = np.repeat(in_order[first], room)
+    filled[np.arange(len(in_order)) + np.repeat(start - first, n_in_list)] = in_order
+    lists = start << _LIST_BITS | on_grid * ON_GRID | n_in_list - 1
     places = np.zeros(n_points, np.int32)
     places[on_grid] = distances[on_grid].argmin(axis=1)
-    return Neighbours(grid, n_levels, lists.astype(np.int32), points[index[order]], places)
+    return Neighbours(grid, n_levels, lists.astype(np.int32), filled, places)
+
+
+def _distances(a: npt.NDArray[np.int64], b: npt.NDArray[np.int32]) -> npt.NDArray[np.uint8]:
+    """Squared, of all rows of a to all of b: a product of matrices in float32, exact for small whole numbers."""
+    ones = np.ones((len(b), 1))
+    left = np.concatenate((-2.0 * a, (a**2).sum(axis=1)[:, None], np.ones((len(a), 1))), axis=1).astype(np.float32)
+    right = np.concatenate((b, ones, (b**2).sum(axis=1)[:, None]), axis=1).astype(np.float32)
+    return (left @ right.T).astype(np.uint8)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from converters import dtypes
 from converters.quants.fit_minimum import Fit, fit_minimum
-from converters.quants.fit_positive import fit_positive
+from converters.quants.fit_positive import fit_two
 from converters.quants.importance import Importance, mean_square, weigh
 from converters.quants.two_bits import pack_two_bits
 from converters.quants.vector import Block, Machine, Real, Reals, Wholes
@@ -33,14 +33,13 @@ def quantize(v: Machine, x: Reals, block: Block, importance: Importance | None) 
             totals[j] = v.sum(weighed[i] for i in v.loop(0, 16))
             fit = fit_minimum(v, sub, weighed, 16, top=3, first=-0.9, step=0.05, n_steps=36)
         else:
-            for i in v.loop(0, 16, unroll=16):
+            for i in v.loop(0, 16, unroll=8):
                 weighed[i] = abs(sub[i])
             fit = fit_minimum(v, sub, weighed, 16, top=3, first=-0.5, step=0.1, n_steps=15, absolute=True)
         scales[j], minimums[j], inverses[j], bases[j] = fit.scale, -fit.minimum, fit.inverse, fit.base
 
     if importance:
-        d_real, scale_quants = fit_positive(v, scales, totals, 16, top=15)
-        dmin_real, minimum_quants = fit_positive(v, minimums, totals, 16, top=15)
+        (d_real, scale_quants), (dmin_real, minimum_quants) = fit_two(v, scales, minimums, totals, 16, top=15)
     else:
         d_real, scale_quants = _evenly(v, scales)
         dmin_real, minimum_quants = _evenly(v, minimums)
@@ -60,7 +59,7 @@ def quantize(v: Machine, x: Reals, block: Block, importance: Importance | None) 
         scale_real = d.half() * (packed[j] & 15).real()
         minimum_real = dmin.half() * (packed[j] >> 4).real()
         fit = Fit(scale_real, minimum_real, inverses[j], bases[j], 3)
-        for i in v.loop(0, 16, unroll=16):
+        for i in v.loop(0, 16, unroll=8):
             w = x[16 * j + i]
             nearest = v.nearest_whole((w + minimum_real) / scale_real).clamp(0, 3)
             quants[16 * j + i] = v.select(scale_real.equals(0.0), fit.quant(v, w), nearest)

@@ -43,7 +43,7 @@ def quantize(v: Machine, x: Reals, block: Block, importance: Importance | None) 
     quants = v.wholes(256)
     for j in v.loop(0, 16, unroll=1):
         scale = d.half() * (scale_quants[j] - 32).real()
-        for i in v.loop(0, 16, unroll=16):
+        for i in v.loop(0, 16, unroll=8):
             nearest = v.nearest_whole(x[16 * j + i] / scale).clamp(-4, 3) + 4
             quants[16 * j + i] = v.select(scale.equals(0.0), found[16 * j + i], nearest)
     thirds = v.wholes(8)
@@ -76,14 +76,14 @@ def _weighed_search(v: Machine, x: Reals, importance: Importance) -> tuple[Whole
     """The same by quantize_row_q3_K_impl, which searches otherwise."""
     scales, totals, found = v.reals(16), v.reals(16), v.wholes(256)
     weighed = v.reals(16)
-    spread = 2.0 * v.sum(x[i] * x[i] for i in v.loop(0, 256, unroll=16)) / 256.0
+    spread = 2.0 * v.sum(x[i] * x[i] for i in v.loop(0, 256, unroll=8)) / 256.0
     for j in v.loop(0, 16, unroll=1):
         sub = x.part(16 * j)
         weigh(v, weighed, importance.columns.part(16 * j), sub, spread, 16)
         totals[j] = v.sum(weighed[i] for i in v.loop(0, 16))
         fit = fit_scale(v, sub, weighed, 16, top=4)
         scales[j] = fit.scale
-        for i in v.loop(0, 16, unroll=16):
+        for i in v.loop(0, 16, unroll=8):
             found[16 * j + i] = fit.quant(v, sub[i])
     fit = fit_scale(v, scales, totals, 16, top=32)
     scale_quants = v.wholes(16)

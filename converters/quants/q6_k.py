@@ -24,7 +24,7 @@ def quantize(v: Machine, x: Reals, block: Block, importance: Importance | None) 
     scales, inverses, weighed = v.reals(16), v.reals(16), v.reals(16)
     for j in v.loop(0, 16, unroll=1):
         sub = x.part(16 * j)
-        for i in v.loop(0, 16, unroll=16):
+        for i in v.loop(0, 16, unroll=8):
             weighed[i] = importance.columns[16 * j + i] if importance else sub[i] * sub[i]
         fit = fit_scale(v, sub, weighed, 16, top=32)
         scales[j], inverses[j] = fit.scale, fit.inverse
@@ -44,7 +44,7 @@ def quantize(v: Machine, x: Reals, block: Block, importance: Importance | None) 
     for j in v.loop(0, 16, unroll=1):
         scale = d.half() * scale_quants[j].signed_byte().real()
         fit = ScaleFit(scale, inverses[j], 32)
-        for i in v.loop(0, 16, unroll=16):
+        for i in v.loop(0, 16, unroll=8):
             w = x[16 * j + i]
             nearest = v.nearest_whole(w / scale).clamp(-32, 31) + 32
             quants[16 * j + i] = v.select(empty, 0, v.select(scale.equals(0.0), fit.quant(v, w), nearest))

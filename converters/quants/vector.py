@@ -223,6 +223,8 @@ class Table:
         return Whole(self.machine, self.machine.look_up(self.memory, index.raw))
 
 
+LIST_STEP = 16  # lists of points have whole steps of places
+
 # error(given, i, level): of weight i of a point, where it has this level. See Machine.least.
 PointError = Callable[[Sequence[Real], int, Whole], Real]
 
@@ -388,8 +390,9 @@ class Machine(ABC):
 
         A point is n levels of so many bits side by side, and its error the sum of theirs: error(given, i, level), which
         is not below zero. Of equals the first is taken, and the very first if no error is less than the largest
-        float32. While it is reckoned, levels or points take the place of the blocks in the lanes, for the lists differ
-        in length: an error may use only what it is given.
+        float32. The places up to the next multiple of LIST_STEP hold the first point again, so it does not matter
+        whether a machine looks there. While it is reckoned, levels or points take the place of the blocks in the lanes,
+        for the lists differ in length: an error may use only what it is given.
         """
 
     @abstractmethod

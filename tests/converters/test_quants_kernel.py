@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from converters.quants import KERNELS, kernel, llvm_tile, machine_code, processor, q4_0, q4_k, q8_0
+from converters.quants import KERNELS, iq3_s, kernel, llvm_tile, machine_code, processor, q3_k, q4_0, q4_1, q4_k, q8_0
 from converters.quants.base import KernelModule
 from converters.quants.kernel import DEQUANTIZE, QUANTIZE, QUANTIZE_WITH_IMPORTANCE, KernelQuant
 from converters.quants.llvm import Width
@@ -132,7 +132,7 @@ def test_code_is_the_same_each_time_and_has_no_fast_math(module: KernelModule) -
 
 
 @pytest.mark.parametrize("work", [QUANTIZE, QUANTIZE_WITH_IMPORTANCE, DEQUANTIZE])
-@pytest.mark.parametrize("module", KERNELS, ids=lambda module: module.DTYPE.name)
+@pytest.mark.parametrize("module", [q3_k, q4_1, q4_k, iq3_s], ids=lambda module: module.DTYPE.name)
 def test_kernels_come_out_for_larger_vectors_too(module: KernelModule, work: str) -> None:
     """Few of us have such a processor: at least LLVM knows what to make of the code."""
     processor.host()
