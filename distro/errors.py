@@ -21,6 +21,7 @@ Errors of `converters` keep their own tree (converters/errors.py); `exit_code` k
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Sequence
 
 from converters import errors as conversion
@@ -140,6 +141,13 @@ def message(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
     return str(error)
+
+
+def name_of(error: BaseException) -> str:
+    """What programs know an error by: `wrong_bytes` of a WrongBytesError, `system` of what the system says."""
+    if isinstance(error, OSError):
+        return "system"
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", type(error).__name__.removesuffix("Error")).lower()
 
 
 def exit_code(error: BaseException) -> int:

@@ -14,9 +14,9 @@ from typing import Annotated
 import typer
 
 from distro import config
-from distro.cli import console
+from distro.cli import console, stopping
 from distro.cli.quick import QuickCommand, QuickGroup
-from distro.errors import NotBuiltError, exit_code, message
+from distro.errors import NotBuiltError, exit_code, message, name_of
 
 app = typer.Typer(
     name="distro",
@@ -28,8 +28,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Models live in the folder that DISTRO_HOME names, or in the platform's data folder.",
 )
-
-_INTERRUPTED = 130
 
 # In the order of a model's way through the house. Each is a function of its own name in a module of its own name, but
 # for groups.
@@ -100,30 +98,40 @@ def main() -> None:
     """The entry point: runs the app, turns every error into one line and its exit code."""
     arguments = sys.argv[1:]
     console.prepare()
+    stopping.prepare()
     _register(arguments)
     try:
         code = app(arguments or ["--help"], standalone_mode=False)
     except (KeyboardInterrupt, Exception) as error:
         if "--debug" in arguments:
             traceback.print_exc()
-        code = _explained(error)
-    if code == _INTERRUPTED:
-        console.error("interrupted; run the same command again to go on")
+        code = _explained(error, as_json="--json" in arguments)
     if not arguments:
         code = 2  # help is what is needed, and yet nothing was asked for
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _explained(error: BaseException) -> int:
-    """Say what went wrong, in one line; the exit code for it."""
-    if isinstance(error, typer.TyperException):  # a wrong option, a missing argument
-        console.error(f"{error.format_message()} (`distro --help` shows how)")
-        return error.exit_code
-    if isinstance(error, (KeyboardInterrupt, typer.Abort)):
-        return _INTERRUPTED
-    code = exit_code(error)
+def _explained(error: BaseException, *, as_json: bool) -> int:
+    """Say what went wrong, in one line, or as an event for a program; the exit code for it."""
     if isinstance(error, OSError):
         console.forget_output()  # it may be what failed
-    fault = f"{type(error).__name__}: {error} (a fault of ours; --debug shows where)"
-    console.error(fault if code == 1 else message(error))
+    code, name, text = _judged(error)
+    if as_json:
+        from distro.cli.events import SCHEMA
+
+        console.event("error", schema=SCHEMA, code=name, exit_code=code, message=text)
+    else:
+        console.error(text)
     return code
+
+
+def _judged(error: BaseException) -> tuple[int, str, str]:
+    """(exit code, what programs know it by, what people are told)"""
+    if isinstance(error, typer.TyperException):  # a wrong option, a missing argument
+        return error.exit_code, "usage", f"{error.format_message()} (`distro --help` shows how)"
+    if isinstance(error, (KeyboardInterrupt, typer.Abort)):
+        return stopping.code(), "interrupted", "interrupted; run the same command again to go on"
+    code = exit_code(error)
+    if code == 1:
+        return code, "fault", f"{type(error).__name__}: {error} (a fault of ours; --debug shows where)"
+    return code, name_of(error), message(error)

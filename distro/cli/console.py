@@ -93,7 +93,7 @@ def error(text: str) -> None:
 
 def event(name: str, **facts: object) -> None:
     """One thing that happens, for a program: a JSON object on a line of its own, beside the answer."""
-    say(json.dumps({"event": name, **facts}, ensure_ascii=False))
+    say(json.dumps({"event": name, **facts}))  # ASCII, so that nothing in it steers a terminal
 
 
 def can_ask() -> bool:

@@ -13,7 +13,6 @@ which. Numbers of one file never go back.
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections import Counter
@@ -85,10 +84,3 @@ class EventBar(SilentBar):
             rate=round(self._rate), sources=dict(self._sources), note=self._note,
         )  # fmt: skip
         self._told_at, self._told = self._now(), self._received
-
-
-def error_code(error: BaseException) -> str:
-    """`wrong_bytes` of a WrongBytesError: what a program may look for, and stays."""
-    if isinstance(error, KeyboardInterrupt):
-        return "interrupted"
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", type(error).__name__.removesuffix("Error")).lower() or "error"

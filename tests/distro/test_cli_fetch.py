@@ -88,7 +88,7 @@ def test_a_repository_and_where_it_is(hub: FakeHub, distro: Distro, tmp_path: Pa
         (["fetch", "hf:owner/model", "-o", "/dev/null"], None, 73, "/dev/null"),
         (["fetch", "hf:owner/model", "--from", "/no/such/folder"], None, 2, "no such folder"),
         (["fetch", "hf:owner/model", "--peer", "nonsense"], None, 2, "--peer"),
-        (["fetch", "hf:owner/model", "--as", "q4_k_m"], None, 2, "not built yet"),
+        (["fetch", "hf:owner/model", "--as", "q4_k_m"], None, 65, "header length at 0"),
         (["fetch", "./model.gguf"], None, 2, "is a path"),
         (["fetch", "mistral-7b:pth"], None, 81, "SHA-1, which is all that proves it, can be forged"),
         (["--offline", "fetch", "hf:owner/model"], None, 75, "offline"),
