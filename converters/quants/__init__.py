@@ -38,7 +38,6 @@ from converters.quants import (
     q5_k,
     q6_k,
     q8_0,
-    row_folds,
     tq1_0,
     tq2_0,
     withdrawn,
@@ -146,15 +145,7 @@ def _part(out: npt.NDArray[T], n_rows: int, n: int) -> npt.NDArray[T]:
 
 def _refuse_unrepresentable(weights: npt.NDArray[np.float32], quant: Quant, tensor: str, first_index: int) -> None:
     limit = quant.LIMIT
-    if limit is None or weights.size == 0 or _all_nearer_to_zero(weights.reshape(-1), limit):
+    if limit is None or weights.size == 0 or (weights.max() < limit and weights.min() > -limit):  # false for NaN
         return
     index = int(np.argmin(np.abs(weights) < limit))
     raise UnrepresentableError(tensor, first_index + index, float(weights.flat[index]), quant.DTYPE.name)
-
-
-def _all_nearer_to_zero(weights: npt.NDArray[np.float32], limit: float) -> bool:
-    """False for NaN."""
-    n_whole = len(weights) - len(weights) % row_folds.N
-    rest = weights[n_whole:]
-    magnitudes = row_folds.largest_magnitude(weights[:n_whole].reshape(-1, row_folds.N)), np.abs(rest)
-    return all(bool((each < limit).all()) for each in magnitudes)

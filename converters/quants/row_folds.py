@@ -68,11 +68,4 @@ def _sum_of_squares(v: Machine, x: Reals, so_far: Real) -> Real:
     return v.sum((x[i] * x[i] for i in v.loop(0, N, unroll=8)), start=so_far)
 
 
-def _largest_magnitude(v: Machine, x: Reals, so_far: Real) -> Real:
-    """By the bits, of which those of a NaN are the largest."""
-    largest = so_far.bits()
-    return v.fold(lambda a, b: a.at_least(b), largest, (abs(x[i]).bits() for i in v.loop(0, N, unroll=8))).as_bits()
-
-
 sum_of_squares = RowFold(_sum_of_squares)
-largest_magnitude = RowFold(_largest_magnitude)

@@ -22,19 +22,9 @@ def test_squares_are_added_up_one_after_the_other(shape: tuple[int, int], with_l
 
 @MACHINES
 def test_rows_out_of_a_larger_array_are_folded(with_llvm: bool) -> None:
-    rows = np.random.default_rng(8).standard_normal((20, 128)).astype(np.float32)[::2, :64]
-    fold = RowFold(row_folds.largest_magnitude.fold, with_llvm)
-    np.testing.assert_array_equal(fold(rows), np.abs(rows).max(axis=1))
-
-
-@MACHINES
-@pytest.mark.parametrize("place", [0, 31, 32, 63])
-@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
-def test_what_is_no_number_is_the_largest(value: float, place: int, with_llvm: bool) -> None:
-    rows = np.full((3, 64), 3e38, np.float32)
-    rows[1, place] = value
-    fold = RowFold(row_folds.largest_magnitude.fold, with_llvm)
-    np.testing.assert_array_equal(fold(rows), np.array([3e38, abs(value), 3e38], np.float32))
+    rows = np.random.default_rng(8).integers(0, 9, (20, 128)).astype(np.float32)[::2, :64]
+    fold = RowFold(row_folds.sum_of_squares.fold, with_llvm)
+    np.testing.assert_array_equal(fold(rows), (rows * rows).sum(axis=1))
 
 
 @MACHINES
