@@ -23,6 +23,7 @@ from distro.errors import CannotCreateError, DiskFullError, StorageError
 
 # linux/fs.h: share the extents of another file, or of a range of it.
 _FICLONE, _FICLONERANGE = 0x40049409, 0x4020940D
+_COPY_BYTES = 16 * 1024 * 1024
 
 
 @contextmanager
@@ -80,6 +81,39 @@ def share_range(source: int, source_offset: int, target: int, offset: int) -> bo
     except OSError:  # as above, or blocks of another size
         return False
     return True
+
+
+def copy_data(source: Path, target: Path) -> None:
+    """A new file with the bytes of another and with holes where that has them; no link is followed."""
+    reading = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        writing = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            if not share_extents(reading, writing):
+                for start, stop in _data_of(reading):
+                    for offset in range(start, stop, _COPY_BYTES):
+                        write_all(writing, os.pread(reading, min(_COPY_BYTES, stop - offset), offset), offset)
+        finally:
+            os.close(writing)
+    finally:
+        os.close(reading)
+
+
+def _data_of(descriptor: int) -> Iterator[tuple[int, int]]:
+    """Where a file has data, from and to; all of it where the file system cannot tell."""
+    size, stop = os.fstat(descriptor).st_size, 0
+    if not hasattr(os, "SEEK_DATA"):
+        yield 0, size
+        return
+    while stop < size:
+        try:
+            start = os.lseek(descriptor, stop, os.SEEK_DATA)
+            stop = os.lseek(descriptor, start, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # ENXIO: a hole up to the end
+                yield stop, size
+            return
+        yield start, stop
 
 
 def make_folder(folder: Path, *, private: Path | None = None) -> None:
@@ -147,11 +181,16 @@ def folder_mode() -> int:
 
 def check_space(n_bytes: int, folder: Path) -> None:
     """Raise DiskFullError if so many bytes more do not fit where the folder is, or will be."""
-    there = next((path for path in (folder, *folder.absolute().parents) if path.exists()), Path("/"))
-    with told(folder):
-        free = shutil.disk_usage(there).free
+    free = free_bytes(folder)
     if n_bytes > free:
         raise DiskFullError(f"{shown(str(folder))}: {n_bytes} bytes needed, {free} free, {n_bytes - free} missing")
+
+
+def free_bytes(folder: Path) -> int:
+    """What is free where the folder is, or will be."""
+    there = next((path for path in (folder, *folder.absolute().parents) if path.exists()), Path("/"))
+    with told(folder):
+        return shutil.disk_usage(there).free
 
 
 def is_file(path: Path) -> bool:
