@@ -193,6 +193,11 @@ def free_bytes(folder: Path) -> int:
         return shutil.disk_usage(there).free
 
 
+def device_of(folder: Path) -> int:
+    """Which file system a folder is on."""
+    return folder.stat().st_dev
+
+
 def is_file(path: Path) -> bool:
     """Whether it is a regular file itself, not a link to one."""
     return length(path) >= 0

@@ -30,7 +30,7 @@ class Journal:
 
     def __init__(self, path: Path, identity: str) -> None:
         """identity: SHA-256 of what is being made; a list of something else is begun anew."""
-        self.path, self._lock = path, threading.Lock()
+        self.path, self._lock, self._has_grown = path, threading.Lock(), False
         head = _head(identity)
         with disk.told(path):
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_APPEND
@@ -41,12 +41,23 @@ class Journal:
             whole = len(head) + (len(data) - len(head)) // _RECORD.size * _RECORD.size if self.done else 0
             os.ftruncate(self._descriptor, whole)
             if not whole:
-                os.write(self._descriptor, head)
+                self._append(head)
 
     def record(self, number: int, digest: bytes) -> None:
         fields = struct.pack(f"<Q{SHORT_BYTES}s", number, digest)
         with self._lock, disk.told(self.path):
-            os.write(self._descriptor, fields + zlib.crc32(fields).to_bytes(4, "little"))
+            self._append(fields + zlib.crc32(fields).to_bytes(4, "little"))
+            self._has_grown = True
+
+    def _append(self, data: bytes) -> None:
+        """All of it, also where the system takes it in parts: what follows begins where a record does."""
+        while data:
+            data = data[os.write(self._descriptor, data) :]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it says of no block that it is done."""
+        return not self.done and not self._has_grown
 
     def close(self) -> None:
         if self._descriptor >= 0:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, BinaryIO, Self
 
 from converters.errors import shown
 from distro import disk
@@ -26,13 +26,26 @@ from distro.paths import safe_relpath
 if TYPE_CHECKING:
     from converters.input_file import InputFile  # with numpy, which `distro ls` does without
 
-_JOURNAL = ".journal"
+_JOURNAL, _OLD = ".journal", ".old"
 _COPY_BYTES = 4 << 20
 _PASSING = (DiskFullError, StorageError, SourceError)
 
 
 def _journal_of(path: Path) -> Path:
     return path.with_name(path.name + _JOURNAL)
+
+
+def _left(area: Path, prefix: str) -> list[Path]:
+    """What runs for the same target left here; the user, and other targets, may have names that begin alike."""
+    found = sorted(area.glob(f"{glob.escape(prefix)}.*"))
+    return [path for path in found if Owner.of(Path(path.name[len(prefix) + 1 :].partition(".")[0]))]
+
+
+def _clear(left: Path) -> None:
+    """Delete it with its journal, unless somebody is writing it or it is another user's."""
+    with suppress(CannotCreateError, StorageError):
+        if discard(left) or not disk.is_taken(left):
+            _journal_of(left).unlink(missing_ok=True)
 
 
 class Result:
@@ -46,13 +59,17 @@ class Result:
         self, area: Path, prefix: str, target: Path, *, single_file: bool, replace: bool, identity: str | None = None
     ) -> None:
         self.target, self._single_file, self._replace = target, single_file, replace
-        self.path = area / f"{prefix}.{CLAIMS.new_suffix()}"
         self.journal: Journal | None = None
         self._outputs: list[Output] = []
+        with disk.told(target):
+            self._put_back(area, prefix)
         self._refuse_existing()
         with disk.told(target):
             disk.make_folder(target.parent)
             disk.make_folder(area)
+            if disk.device_of(area) != disk.device_of(target.parent):  # a rename does not cross file systems
+                area, prefix = target.parent, f".{target.name}"
+            self.path = area / f"{prefix}.{CLAIMS.new_suffix()}"
             self._take_over(area, prefix, identity)
             if not single_file:
                 self.path.mkdir(mode=0o700, exist_ok=True)
@@ -63,20 +80,30 @@ class Result:
         """Have what an earlier run left of the same, under a name of our own; discard what it left of other things."""
         with CLAIMS.lock:
             CLAIMS.hold(self.path)
-            for left in sorted(area.glob(f"{glob.escape(prefix)}.*")):
-                if Owner.of(left) is None or left.suffix == ".old" or left == self.path:
-                    continue  # the user may have files of such names too
+            for left in _left(area, prefix):
+                if left.suffix == _OLD or left == self.path:
+                    continue
                 if left.suffix == _JOURNAL:
                     if not disk.is_taken(left.with_suffix("")):  # its maker was killed in its last moment
-                        discard(left)
+                        _clear(left)
                     continue
                 same = identity is not None and Journal.is_of(_journal_of(left), identity)
                 if same and CLAIMS.is_free(left) and not disk.is_taken(self.path) and self._is_of_our_kind(left):
-                    with suppress(FileNotFoundError):  # another process was quicker
+                    with suppress(FileNotFoundError, PermissionError):  # another process was quicker; another user's
                         left.replace(self.path)
                         _journal_of(left).replace(_journal_of(self.path))
-                elif discard(left) or not disk.is_taken(left):
-                    _journal_of(left).unlink(missing_ok=True)
+                else:
+                    _clear(left)
+
+    def _put_back(self, area: Path, prefix: str) -> None:
+        """Undo or end what a replacement left that was killed between its two renames, or after them."""
+        with CLAIMS.lock:
+            for old in _left(area, prefix):
+                if old.suffix == _OLD and CLAIMS.is_free(old):
+                    if disk.is_taken(self.target):
+                        _clear(old)
+                    else:
+                        old.replace(self.target)
 
     def _is_of_our_kind(self, left: Path) -> bool:
         return disk.is_file(left) if self._single_file else left.is_dir() and not left.is_symlink()
@@ -115,6 +142,8 @@ class Result:
     def keep(self) -> None:
         """Leave what was made, and its journal, for a later run; harmless after `publish`."""
         self._close()
+        if not disk.is_taken(self.path):
+            _journal_of(self.path).unlink(missing_ok=True)
 
     def discard(self) -> None:
         """Forget what was made; harmless after `publish`."""
@@ -139,18 +168,29 @@ class Result:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         # What stopped us may pass: the user came in between, the disk was full. Anything else would come again.
-        if self.journal is not None and isinstance(error, (KeyboardInterrupt, SystemExit, OSError, *_PASSING)):
+        may_pass = isinstance(error, (KeyboardInterrupt, SystemExit, OSError, *_PASSING))
+        if may_pass and self.journal is not None and not self.journal.is_empty:
             self.keep()
         else:
             self.discard()
 
     def _refuse_existing(self) -> None:
+        title = shown(str(self.target))
+        if self.target.name in ("", ".."):
+            raise CannotCreateError(f"{title}: has no name of its own that the result could take")
         if not os.path.lexists(self.target) or self._is_empty_folder():
             return
         if not self._replace:
-            raise CannotCreateError(f"{shown(str(self.target))}: is there already")
-        if self.target.is_symlink() or self.target.is_dir() == self._single_file:
-            raise CannotCreateError(f"{shown(str(self.target))}: is of another kind than what would replace it")
+            raise CannotCreateError(f"{title}: is there already")
+        is_folder = self.target.is_dir() and not self.target.is_symlink()
+        if not (disk.is_file(self.target) if self._single_file else is_folder):
+            raise CannotCreateError(f"{title}: is of another kind than what would replace it")
+        # What is replaced is deleted, and so only what a model may be: files, and no folders or links to more.
+        for entry in self.target.iterdir() if is_folder else ():
+            if not disk.is_file(entry):
+                raise CannotCreateError(
+                    f"{title}: has more in it than a model, {shown(entry.name)}, and is not replaced"
+                )
 
     def _is_empty_folder(self) -> bool:
         return (
@@ -164,7 +204,7 @@ class Result:
         if self._single_file or not self.target.exists() or self._is_empty_folder():
             self.path.replace(self.target)
             return
-        old = self.path.with_name(self.path.name + ".old")
+        old = self.path.with_name(self.path.name + _OLD)
         self.target.replace(old)
         try:
             self.path.replace(self.target)
@@ -183,7 +223,10 @@ class Output:
     def __init__(self, path: Path, size: int) -> None:
         self.path, self.size = path, size
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        if os.fstat(self._descriptor).st_size != size:
+        if os.fstat(self._descriptor).st_size == size:
+            if hasattr(os, "posix_fadvise"):  # after a failed fsync the system's memory may hold more than the disk
+                os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        else:
             os.ftruncate(self._descriptor, 0)  # nothing of another size can be of the same
             os.ftruncate(self._descriptor, size)
 
@@ -221,6 +264,12 @@ class Output:
         Gives whether the file system can; both offsets are multiples of its blocks.
         """
         return disk.share_range(source.fileno(), source_offset, self._descriptor, offset)
+
+    def take_over(self, source: BinaryIO) -> bool:
+        """Be what another file of the same length is, on its extents; gives whether the file system can."""
+        if os.fstat(source.fileno()).st_size != self.size:
+            return False
+        return disk.share_extents(source.fileno(), self._descriptor)
 
     def read_at(self, offset: int, n_bytes: int) -> bytes:
         """Bytes from an offset, as they are now. Raises StorageError."""
