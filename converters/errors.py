@@ -24,7 +24,8 @@ def escape(text: str) -> str:
 
 def shown(value: object) -> str:
     """Text from a file, made safe for a terminal: escaped, and cut when long."""
-    escaped = escape(value if isinstance(value, str) else repr(value))
+    text = value if isinstance(value, str) else repr(value)
+    escaped = escape(text[: _LONGEST_SHOWN + 1])
     return escaped if len(escaped) <= _LONGEST_SHOWN else escaped[: _LONGEST_SHOWN - 1] + "…"
 
 

@@ -1,8 +1,8 @@
 """JSON out of a file that is not trusted: one object, every rule of RFC 8259 kept, and a few that it leaves open.
 
 UTF-8 without a byte order mark. A key stands once in its object (two readers would otherwise see two files). Numbers
-are finite and short, text is Unicode without half surrogate pairs, nesting is shallow. What breaks a rule is named with
-line and column, counted from 1.
+are finite and short, text is Unicode without half surrogate pairs, nesting is shallow, values are not very many. What
+breaks a rule is named with line and column, counted from 1.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ from converters.input_file import InputFile
 _DEEPEST = 64
 # tokenizer_config.json writes "no limit" as 10**30; beyond a few thousand digits Python refuses to convert at all.
 _LONGEST_INTEGER = 100
+# Twice what the largest tokenizer.json has. Each value of JSON takes at least a comma or a bracket, and up to 70 bytes.
+_MOST_VALUES = 1 << 22
 
-_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[][{}:,]|[^][{}:,"\s]+')
+# Possessive, so that a text of millions of letters is one step and not millions of places to come back to.
+_TOKEN = re.compile(r'"(?:[^"\\]++|\\.)*+"|[][{}:,]|[^][{}:,"\s]+')
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -40,6 +43,9 @@ def read(path: Path | str, *, max_bytes: int) -> dict[str, object]:
 
 def parse(path: Path | str, data: bytes, *, field: str = "JSON") -> dict[str, object]:
     """The object in these bytes. field: what they are, for messages. Raises MalformedError."""
+    n_values = sum(map(data.count, (b",", b"[", b"{")))
+    if n_values > _MOST_VALUES:
+        raise MalformedError(path, field, found=f"{n_values} commas and brackets", allowed=f"at most {_MOST_VALUES}")
     text = _decode(path, data, field)
     try:
         value = json.loads(
@@ -144,7 +150,11 @@ def _first_broken_rule(text: str) -> tuple[int, str, str]:
 
 
 def _is_unicode(text: str) -> bool:
-    return not any("\ud800" <= character <= "\udfff" for character in text)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _line_and_column(text: str, position: int) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
+import time
 from pathlib import Path
 
 import pytest
@@ -91,3 +93,22 @@ def test_a_file_is_read_up_to_its_bound(tmp_path: Path) -> None:
 def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
     with pytest.raises(MissingError):
         json_file.read(tmp_path / "config.json", max_bytes=100)
+
+
+def test_a_fault_behind_a_long_text_is_found_in_little_memory() -> None:
+    """The search for it once kept a place to come back to for every letter: 100 bytes each."""
+    long = b'{"a": "' + b"x" * 4_000_000 + b'", "b": "' + b"\\n" * 2_000_000 + b'", "c": NaN}'
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(MalformedError) as caught:
+        json_file.parse("x", long)
+    assert caught.value.offset == f"1:{long.index(b'NaN') + 1}"
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024  # KiB
+
+
+@pytest.mark.parametrize("value", [b"[],", b"{},", b"1,", b'"",'])
+def test_more_values_than_any_file_has_are_not_made(value: bytes) -> None:
+    data = b'{"a": [' + value * 4_200_000 + b"0]}"
+    start = time.process_time()
+    with pytest.raises(MalformedError, match=r"JSON: found \d+ commas and brackets, allowed at most 4194304"):
+        json_file.parse("x", data)
+    assert time.process_time() - start < 1
