@@ -23,7 +23,8 @@ def sort_rows(v: Machine, keys: Reals, companions: Sequence[Reals], n: int) -> N
     """
     for _ in v.loop(0, n // 2, unroll=1):
         for start in (0, 1):
-            for i in range(start, n - 1, 2):
+            for pair in v.loop(0, (n - start) // 2):
+                i = 2 * pair + start
                 falls = keys[i] > keys[i + 1]
                 for row in (keys, *companions):
                     a, b = row[i], row[i + 1]

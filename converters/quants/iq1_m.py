@@ -11,6 +11,8 @@ Layout and search: block_iq1_m and quantize_row_iq1_m_impl (ggml-common.h, ggml-
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from converters import dtypes
 from converters.quants import grids
 from converters.quants.fit_three_levels import Sorted, find_points, shift_where, shifted
@@ -104,8 +106,9 @@ def _best_split(v: Machine, in_order: Sorted) -> Kept:
     zero = v.real(0.0)
     best = v.kept(score=v.real(-LARGEST), scale=zero, first_zero=zero, first_one=zero, pair=v.real(-1.0))
     for first_zero in v.loop(0, 17, unroll=1):
+        begun = [[_begin(*rows, first_zero, shift) for shift in _SHIFTS] for rows in sums]
         for first_one in v.loop(first_zero, 17, unroll=1):
-            found = [[_sums_of(*rows, first_zero, first_one, shift) for shift in _SHIFTS] for rows in sums]
+            found = [[finish(first_one) for finish in finishes] for finishes in begun]
             for p, (first, second) in enumerate(_PAIRS):
                 sum_xq, sum_q2 = (a + b for a, b in zip(found[0][first], found[1][second], strict=True))
                 better = (sum_q2 > 0.0) & (sum_xq * sum_xq > best["score"] * sum_q2)
@@ -115,12 +118,17 @@ def _best_split(v: Machine, in_order: Sorted) -> Kept:
     return best
 
 
-def _sums_of(sum_x: Reals, sum_w: Reals, first_zero: int, first_one: int, shift: float) -> tuple[Real, Real]:
-    """Of weight * quant, and of quant * quant, for two boundaries. Quants are one apart: xq needs no more than this."""
+def _begin(sum_x: Reals, sum_w: Reals, first_zero: int, shift: float) -> Callable[[int], tuple[Real, Real]]:
+    """The sums of weight * quant and of quant * quant, for any second boundary. Quants are one apart."""
     low, middle, top = (level + shift for level in (-1.0, 0.0, 1.0))
-    xq = sum_x[16] * top - (sum_x[first_zero] + sum_x[first_one])
+    all_top, x_below = sum_x[16] * top, sum_x[first_zero]
     below = sum_w[16] * top * top + sum_w[first_zero] * (low * low - middle * middle)
-    return xq, below + sum_w[first_one] * (middle * middle - top * top)
+
+    def finish(first_one: int) -> tuple[Real, Real]:
+        q2 = below + sum_w[first_one] * (middle * middle - top * top)
+        return all_top - (x_below + sum_x[first_one]), q2
+
+    return finish
 
 
 def dequantize(v: Machine, block: Block, x: Reals) -> None:

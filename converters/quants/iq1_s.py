@@ -19,7 +19,7 @@ from converters.quants.nearest_point import LARGEST, PointSearch
 from converters.quants.neighbours import neighbours
 from converters.quants.pieces import join, split
 from converters.quants.three_levels import SHIFT, three_level_values
-from converters.quants.vector import Block, Kept, Machine, Reals
+from converters.quants.vector import Block, Kept, Machine, Real, Reals
 
 DTYPE = dtypes.IQ1_S
 
@@ -75,16 +75,17 @@ def _best_split(v: Machine, in_order: Sorted) -> Kept:
         sum_x[i + 1], sum_w[i + 1] = sum_x[i] + w * in_order.weights[i], sum_w[i] + w
     zero = v.real(0.0)
     best = v.kept(score=v.real(-LARGEST), scale=zero, first_zero=zero, first_one=zero, shift=zero)
+
+    def part(q: float, start: int, stop: int) -> tuple[Real, Real]:
+        """Of weight * quant, and of quant * quant."""
+        return (sum_x[stop] - sum_x[start]) * q, (sum_w[stop] - sum_w[start]) * q * q
+
     for first_zero in v.loop(0, 33, unroll=1):
+        lows = [part(-1.0 + shift, 0, first_zero) for shift in _SHIFTS]
         for first_one in v.loop(first_zero, 33, unroll=1):
-            parts = (0, first_zero), (first_zero, first_one), (first_one, 32)
-            for shift in _SHIFTS:
-                xq, q2 = [], []
-                for level, (start, stop) in zip((-1.0, 0.0, 1.0), parts, strict=True):
-                    q = level + shift
-                    xq.append((sum_x[stop] - sum_x[start]) * q)
-                    q2.append((sum_w[stop] - sum_w[start]) * q * q)
-                sum_xq, sum_q2 = xq[0] + xq[1] + xq[2], q2[0] + q2[1] + q2[2]
+            for shift, low in zip(_SHIFTS, lows, strict=True):
+                middle, top = part(shift, first_zero, first_one), part(1.0 + shift, first_one, 32)
+                sum_xq, sum_q2 = (a + b + c for a, b, c in zip(low, middle, top, strict=True))
                 better = (sum_q2 > 0.0) & (sum_xq * sum_xq > best["score"] * sum_q2)
                 scale = sum_xq / sum_q2
                 best.keep(better, score=scale * sum_xq, scale=scale, shift=v.real(shift))
