@@ -75,13 +75,15 @@ def open_checkpoint(path: Path, *, opener: Opener = InputFile) -> Checkpoint:
             headers.append(_judged_part(files[0], headers[0], files[-1]))
         found = _joined(files, headers)
         parameters, warnings = _hyperparameters(path, headers[0], found)
+        tensors = _by_gguf_name(path, parameters, found)
+        _check_norms(headers)
         checkpoint = Checkpoint(
             path=path,
             format=NAME,
             architecture=llama.NAME,
             hyperparameters=parameters,
             vocabulary=_vocabulary(path, headers[0]),
-            tensors=_by_gguf_name(path, parameters, found),
+            tensors=tensors,
             files=tuple(files),
             warnings=warnings,
         )
@@ -129,12 +131,19 @@ def _judged_part(first: InputFile, header: Header, file: InputFile) -> Header:
         found, allowed = (_described(each, name) for each in (other, header))
         if found != allowed:
             raise MalformedError(file.path, name, found=found, allowed=f"{allowed}, as in {first.path.name}")
-    norms = (name for name, tensor in header.tensors.items() if len(tensor.info.shape) == 1)
-    for name in norms:
-        here, there = (each.tensors[name].read_rows(0, 1).tobytes() for each in (other, header))
-        if here != there:
-            raise MalformedError(file.path, name, found="other weights", allowed=f"those of {first.path.name}")
     return other
+
+
+def _check_norms(headers: Sequence[Header]) -> None:
+    """Every part has the norms, and must have the same. Read only when their shapes are known to be a llama's."""
+    first, *others = headers
+    for name, tensor in first.tensors.items():
+        if len(tensor.info.shape) == 1:
+            rows = tensor.read_rows(0, 1).tobytes()
+            for part in (each.tensors[name] for each in others):
+                if part.read_rows(0, 1).tobytes() != rows:
+                    allowed = f"those of {tensor.file.path.name}"
+                    raise MalformedError(part.file.path, name, found="other weights", allowed=allowed)
 
 
 def _described(header: Header, name: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import random
+import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -398,6 +399,18 @@ def test_parts_of_different_models_are_refused(tmp_path: Path) -> None:
     assert refused(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :]) == "layers.0.ffn_norm.weight"
     second.write_bytes(good)
     open_checkpoint(first).close()
+
+
+def test_a_vector_larger_than_memory_in_every_part_is_not_read(tmp_path: Path) -> None:
+    """It is no tensor of a llama, and that is seen before anybody compares the parts: 16 GiB of zeros in no room."""
+    paths = old_ggml.write_parts(tmp_path / "m.bin", "GGML", old_ggml.F16, 2, WIDE)
+    for path in paths:
+        with path.open("ab") as file:
+            file.write(struct.pack("<IIII", 1, 4, 0, 2**32 - 1) + b"huge")
+            file.truncate(file.tell() + 4 * (2**32 - 1))
+    with pytest.raises(MalformedError) as caught:
+        open_checkpoint(paths[0])
+    assert (caught.value.field, caught.value.found) == ("huge", "an unknown tensor")
 
 
 def test_the_opener_opens_every_part(tmp_path: Path) -> None:
