@@ -15,7 +15,7 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -30,7 +30,7 @@ KINDS = ("sha256", "pieces_root", "lfs_pointer_sha1", "git_sha1", "md5")
 WEAK = frozenset({"git_sha1", "md5"})
 HEX_DIGITS = {"sha256": 64, "pieces_root": 64, "lfs_pointer_sha1": 40, "git_sha1": 40, "md5": 32}
 
-_LEAF = 16 * 1024
+LEAF = 16 * 1024
 _READ = 1024 * 1024
 
 
@@ -50,7 +50,7 @@ class Digester:
         self._sha256 = hashlib.sha256() if {"sha256", "lfs_pointer_sha1"} & set(wanted) else None
         self._md5 = hashlib.md5(usedforsecurity=False) if "md5" in wanted else None
         self._git = hashlib.sha1(b"blob %d\0" % (size or 0), usedforsecurity=False) if "git_sha1" in wanted else None
-        self._tree = _Tree() if "pieces_root" in wanted else None
+        self._tree = Tree() if "pieces_root" in wanted else None
 
     def update(self, data: ReadableBuffer) -> None:
         self._n_bytes += memoryview(data).nbytes
@@ -73,7 +73,7 @@ class Digester:
         return {kind: found[kind] for kind in self._wanted if kind in found}
 
 
-class _Tree:
+class Tree:
     """The tree of BEP 52, of which only the left edge is kept: one hash for each height, 40 at most."""
 
     def __init__(self) -> None:
@@ -84,20 +84,23 @@ class _Tree:
     def update(self, data: ReadableBuffer) -> None:
         view = memoryview(data).cast("B")
         if self._rest:
-            n_taken = min(_LEAF - len(self._rest), len(view))
+            n_taken = min(LEAF - len(self._rest), len(view))
             self._rest += view[:n_taken]
             view = view[n_taken:]
-            if len(self._rest) < _LEAF:
+            if len(self._rest) < LEAF:
                 return
             self._add(hashlib.sha256(self._rest).digest())
             self._rest.clear()
-        n_whole = len(view) // _LEAF * _LEAF
-        for start in range(0, n_whole, _LEAF):
-            self._add(hashlib.sha256(view[start : start + _LEAF]).digest())
+        n_whole = len(view) // LEAF * LEAF
+        for start in range(0, n_whole, LEAF):
+            self._add(hashlib.sha256(view[start : start + LEAF]).digest())
         self._rest += view[n_whole:]
 
-    def root(self) -> bytes:
-        """Asked once, at the end. The last leaf is hashed as short as it is; missing leaves are 32 zeros."""
+    def root(self, height: int = 0) -> bytes:
+        """Asked once, at the end. The last leaf is hashed as short as it is; missing leaves are 32 zeros.
+
+        height: of the tree that this is to be, 2**height leaves, where that is more than there are.
+        """
         if self._rest:
             self._add(hashlib.sha256(self._rest).digest())
             self._rest.clear()
@@ -109,8 +112,14 @@ class _Tree:
             elif right:
                 right = hashlib.sha256(right + missing).digest()
             missing = hashlib.sha256(missing * 2).digest()
-        top = self._edge[-1]
-        return hashlib.sha256(top + right).digest() if right else top
+        top, reached = self._edge[-1], len(self._edge) - 1
+        if right:
+            top, reached = hashlib.sha256(top + right).digest(), reached + 1
+            missing = hashlib.sha256(missing * 2).digest()
+        for _ in range(reached, height):
+            top = hashlib.sha256(top + missing).digest()
+            missing = hashlib.sha256(missing * 2).digest()
+        return top
 
     def _add(self, node: bytes) -> None:
         height = 0
@@ -121,6 +130,19 @@ class _Tree:
         if height == len(self._edge):
             self._edge.append(b"")
         self._edge[height] = node
+
+
+def feed_range(descriptor: int, start: int, stop: int, update: Callable[[memoryview], object]) -> int:
+    """Hand the bytes of an open file from start to stop to `update`; gives how many there were. Raises OSError."""
+    buffer = memoryview(bytearray(min(_READ, max(0, stop - start))))
+    position = start
+    while position < stop:
+        n_read = os.preadv(descriptor, [buffer[: stop - position]], position)
+        if not n_read:
+            break
+        update(buffer[:n_read])
+        position += n_read
+    return position - start
 
 
 def digest_file(path: Path, wanted: Collection[str], bar: Bar | None = None) -> dict[str, str]:

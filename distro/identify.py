@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from converters import checklist
 from distro.catalog import Catalog
-from distro.digest import KINDS, WEAK, digest_file
+from distro.digest import KINDS, open_regular
 from distro.manifest import File
-from distro.progress import Bar
-from distro.verify import Status, Verdict, check
+from distro.proofs import Proofs, Remembered, Stamp
+from distro.prove import How, Shared, read_digests
+from distro.verify import Status, Verdict, check, judge
 
 # Only these are named after what they hold; every other model has a `model.safetensors` too.
 _TELLING_SUFFIXES = (".gguf", ".tar")
@@ -50,25 +54,47 @@ def listed_files(path: Path) -> dict[Path, Known]:
     return found if path.is_dir() else {file: known for file, known in found.items() if file == path}
 
 
-def identify(path: Path, known: list[Known], bar: Bar | None = None) -> tuple[Verdict, list[Known]]:
-    """What a file is, over one read: a verdict, and every place in the manifests that has these bytes.
+@dataclass(frozen=True)
+class Identified:
+    """What a file is. places: every place in the manifests that has these bytes. memory: what is to be remembered.
 
-    UNPROVEN where no manifest knows them; WRONG where the file bears the telling name of one file and is not it.
+    how, proven_at: as of `distro.prove.Proof`.
+    """
+
+    verdict: Verdict
+    places: Sequence[Known] = ()
+    how: How = How.READ
+    proven_at: datetime | None = None
+    memory: Remembered | None = None
+
+
+def identify(path: Path, known: Sequence[Known], bar: Shared, proofs: Proofs | None = None) -> Identified:
+    """What a file is, over one read; over none where its digests are remembered by `proofs`.
+
+    UNPROVEN where no manifest knows its bytes; WRONG where the file bears the telling name of one file and is not it.
     Raises OSError.
     """
-    size = path.stat().st_size
-    candidates = [each for each in known if each.file.size in (None, size)]
-    wanted = {kind for each in candidates for kind in KINDS if getattr(each.file, kind)}
-    found = digest_file(path, wanted, bar) if wanted else {}
+    with open_regular(path) as stream:
+        stamp, read_ns = Stamp.of(os.fstat(stream.fileno())), time.time_ns()
+        candidates = [each for each in known if each.file.size in (None, stamp.size)]
+        wanted = {kind for each in candidates for kind in KINDS if getattr(each.file, kind)}
+        before = proofs.find(path, stamp) if proofs is not None else None
+        how, proven_at, memory = How.READ, None, None
+        if before is not None and wanted and wanted <= before.digests.keys():
+            found, how, proven_at = before.digests, How.REMEMBERED, before.proven_at
+            bar.advance(stamp.size)
+        else:
+            found = read_digests(stream, wanted, stamp.size, bar.advance)[0] if wanted else {}
+            if Stamp.of(os.fstat(stream.fileno())) == stamp and found:
+                memory = Remembered(str(path.absolute()), stamp, read_ns, found)
     for kind in (kind for kind in KINDS if kind in found):
         same = [each for each in candidates if getattr(each.file, kind) == found[kind]]
         if same:
-            status = Status.WEAK if kind in WEAK else Status.OK
-            return Verdict(path, status, kind, found[kind], found[kind]), same
+            return Identified(judge(path, kind, found[kind], found[kind]), same, how, proven_at, memory)
     claimed = [each for each in known if each.file.path.rpartition("/")[2] == path.name]
     if len(claimed) == 1 and path.name.endswith(_TELLING_SUFFIXES):
-        return check(path, claimed[0].file), claimed
-    return Verdict(path, Status.UNPROVEN), []
+        return Identified(check(path, claimed[0].file), claimed)
+    return Identified(Verdict(path, Status.UNPROVEN))
 
 
 def files_below(path: Path) -> Iterator[Path]:

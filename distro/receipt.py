@@ -1,11 +1,15 @@
 """What a variant on the disk is and where it came from: `receipt.json`, written once it is complete.
 
     {"schema": 1, "model": "…", "variant": "…", "format": "…",
-     "files": {"path": {"sha256": "…", "size": 1, "source": "…", "time": "2026-01-31T12:00:00Z", "proven": true}},
+     "files": {"path": {"sha256": "…", "size": 1, "source": "…", "time": "2026-01-31T12:00:00Z", "proven": true,
+                        "pieces": "…"}},
+     "sources": ["…"],
      "recipe": {…}, "inputs": {"path": "sha256"}}
 
-`recipe` and `inputs` are there if it was made here. The same receipt is always the same bytes: keys in order, two
-spaces, a new line at the end. The reader believes nothing: sizes and digests are judged, unknown keys refused.
+`pieces` is there for a file with a list of piece hashes (distro/piece_hashes.py), `sources` where references are known
+that it can be fetched from again, `recipe` and `inputs` if it was made here. The same receipt is always the same bytes:
+keys in order, two spaces, a new line at the end. The reader believes nothing: sizes and digests are judged, unknown
+keys refused.
 """
 
 from __future__ import annotations
@@ -25,23 +29,31 @@ from distro.paths import safe_relpath
 
 _LONGEST_BYTES = 64 * 1024 * 1024  # a receipt of 100,000 files is a quarter of this
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_SECRET = re.compile(r"https?://[^/]*@|https?://.*\?", re.ASCII)  # an address with a password or a key: not for a file
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One file. sha256: of the bytes on the disk. proven: False where no digest was published to prove it by."""
+    """One file. sha256: of the bytes on the disk. proven: False where no digest was published to prove it by.
+
+    pieces: digest of its list of piece hashes.
+    """
 
     sha256: str
     size: int
     source: str
     time: str
     proven: bool = True
+    pieces: str | None = None
 
 
 @dataclass(frozen=True)
 class Receipt:
-    """files: by path. recipe: canonical JSON of how it was made here; inputs: sha256 of what it was made from."""
+    """files: by path. recipe: canonical JSON of how it was made here; inputs: sha256 of what it was made from.
+
+    sources: references that it can be fetched from again, as manifests have them.
+    """
 
     model: str
     variant: str
@@ -49,6 +61,7 @@ class Receipt:
     files: Mapping[str, Entry]
     recipe: Mapping[str, Any] | None = None
     inputs: Mapping[str, str] = field(default_factory=dict)
+    sources: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
@@ -60,8 +73,10 @@ class Receipt:
             "model": self.model,
             "variant": self.variant,
             "format": self.format,
-            "files": {path: vars(self.files[path]) for path in sorted(self.files)},
+            "files": {path: _without_none(vars(self.files[path])) for path in sorted(self.files)},
         }
+        if sources := [source for source in self.sources if not _SECRET.match(source)]:
+            value["sources"] = sources
         if self.recipe is not None:
             value |= {"recipe": dict(self.recipe), "inputs": dict(sorted(self.inputs.items()))}
         return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
@@ -69,7 +84,7 @@ class Receipt:
     def as_variant(self) -> tuple[Model, Variant]:
         """What is here as a model of one variant, where no manifest and no source says more."""
         files = tuple(File(path, entry.size, sha256=entry.sha256) for path, entry in self.files.items())
-        variant = Variant(self.variant, self.format, files)
+        variant = Variant(self.variant, self.format, files, self.sources)
         return Model(self.model, 0, "", self.variant, (variant,)), variant
 
     @staticmethod
@@ -95,7 +110,8 @@ def now() -> str:
 
 
 def _judged(path: Path, value: object) -> Receipt:
-    top = _object(path, "receipt", value, {"schema", "model", "variant", "format", "files"}, {"recipe", "inputs"})
+    needed, optional = {"schema", "model", "variant", "format", "files"}, {"sources", "recipe", "inputs"}
+    top = _object(path, "receipt", value, needed, optional)
     if top["schema"] != 1 or isinstance(top["schema"], bool):
         raise _wrong(path, "schema", top["schema"], "1 (made by another version of distro?)")
     files = top["files"]
@@ -104,6 +120,9 @@ def _judged(path: Path, value: object) -> Receipt:
     inputs = top.get("inputs", {})
     if not isinstance(inputs, dict) or not all(_SHA256.fullmatch(str(digest)) for digest in inputs.values()):
         raise _wrong(path, "inputs", inputs, "an object of SHA-256 digests")
+    sources = top.get("sources", [])
+    if not isinstance(sources, list) or not all(isinstance(each, str) and each for each in sources):
+        raise _wrong(path, "sources", sources, "a list of references")
     recipe = top.get("recipe")
     if recipe is not None and not isinstance(recipe, dict):
         raise _wrong(path, "recipe", recipe, "an object")
@@ -114,6 +133,7 @@ def _judged(path: Path, value: object) -> Receipt:
         files={_judged_name(path, name): _entry(path, f"files/{name}", entry) for name, entry in files.items()},
         recipe=recipe,
         inputs=inputs,
+        sources=tuple(sources),
     )
 
 
@@ -125,7 +145,7 @@ def _judged_name(path: Path, name: str) -> str:
 
 
 def _entry(path: Path, where: str, value: object) -> Entry:
-    entry = _object(path, where, value, {"sha256", "size", "source", "time", "proven"}, set())
+    entry = _object(path, where, value, {"sha256", "size", "source", "time", "proven"}, {"pieces"})
     if not _SHA256.fullmatch(_text(path, f"{where}/sha256", entry["sha256"])):
         raise _wrong(path, f"{where}/sha256", entry["sha256"], "64 lower-case hexadecimal digits")
     if not isinstance(entry["size"], int) or isinstance(entry["size"], bool) or not 0 <= entry["size"] < 2**63:
@@ -134,8 +154,11 @@ def _entry(path: Path, where: str, value: object) -> Entry:
         raise _wrong(path, f"{where}/time", entry["time"], "a time such as 2026-01-31T12:00:00Z")
     if not isinstance(entry["proven"], bool):
         raise _wrong(path, f"{where}/proven", entry["proven"], "true or false")
+    pieces = entry.get("pieces")
+    if "pieces" in entry and not _SHA256.fullmatch(_text(path, f"{where}/pieces", pieces)):
+        raise _wrong(path, f"{where}/pieces", pieces, "64 lower-case hexadecimal digits")
     source = _text(path, f"{where}/source", entry["source"])
-    return Entry(entry["sha256"], entry["size"], source, entry["time"], entry["proven"])
+    return Entry(entry["sha256"], entry["size"], source, entry["time"], entry["proven"], pieces)
 
 
 def _object(path: Path, where: str, value: object, needed: set[str], optional: set[str]) -> dict[str, Any]:
@@ -152,6 +175,10 @@ def _text(path: Path, where: str, value: object) -> str:
     if not isinstance(value, str) or not value:
         raise _wrong(path, where, value, "a text")
     return value
+
+
+def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

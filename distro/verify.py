@@ -49,22 +49,32 @@ def check(path: Path, file: File, bar: Bar | None = None) -> Verdict:
 
     Raises OSError for what cannot be read.
     """
+    early = look(path, file)
+    proof = strongest(file)
+    if early is not None or proof is None:
+        return early or Verdict(path, Status.UNPROVEN)
+    kind, expected = proof
+    with open_regular(path) as stream:
+        # Without bytes there is no tree, and so no `pieces_root`.
+        found = digest_stream(stream, (kind,), os.fstat(stream.fileno()).st_size, bar).get(kind, "that of no bytes")
+    return judge(path, kind, found, expected)
+
+
+def look(path: Path, file: File) -> Verdict | None:
+    """The verdict on what need not be read: nothing, no file, or one of another size; None for all else."""
     try:
-        mode = path.stat().st_mode
+        status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return Verdict(path, Status.MISSING)
-    if not stat.S_ISREG(mode):
+    if not stat.S_ISREG(status.st_mode):
         return Verdict(path, Status.WRONG, "type", "not a regular file", "a file")
-    with open_regular(path) as stream:
-        size = os.fstat(stream.fileno()).st_size
-        if file.size is not None and size != file.size:
-            return Verdict(path, Status.WRONG, "size", f"{size} bytes", f"{file.size} bytes")
-        proof = strongest(file)
-        if proof is None:
-            return Verdict(path, Status.UNPROVEN)
-        kind, expected = proof
-        # Without bytes there is no tree, and so no `pieces_root`.
-        found = digest_stream(stream, (kind,), size, bar).get(kind, "that of no bytes")
+    if file.size is not None and status.st_size != file.size:
+        return Verdict(path, Status.WRONG, "size", f"{status.st_size} bytes", f"{file.size} bytes")
+    return None
+
+
+def judge(path: Path, kind: str, found: str, expected: str) -> Verdict:
+    """The verdict on a digest that was found."""
     if found != expected:
         return Verdict(path, Status.WRONG, kind, found, expected)
     return Verdict(path, Status.WEAK if kind in WEAK else Status.OK, kind, found, expected)

@@ -33,6 +33,7 @@ def run(base: Path, *arguments: str, hub: str | None = None) -> Outcome:
         app.command(name)(function)
     app.add_typer(manifest.app, name="manifest")
     environment = {"DISTRO_HOME": str(base / "home"), "DISTRO_CONFIG": str(base / "config")}
+    environment |= {"DISTRO_STATE": str(base / "state")}
     environment |= {"HF_HUB_OFFLINE": "1"} if hub is None else {"HF_ENDPOINT": hub, "HF_HUB_OFFLINE": "0"}
     result = CliRunner().invoke(app, ["--quiet", *arguments], env=environment)
     if result.exception is None or isinstance(result.exception, SystemExit):

@@ -1,0 +1,136 @@
+"""A part file in which the wrong pieces of a file are put right, one by one, each judged where it will stay."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from distro.digest import Digester, feed_range, open_regular
+from distro.manifest import File
+from distro.progress import Bar
+from distro.store import Output
+
+_COPY_BYTES = 4 << 20
+
+
+class Pieces(Protocol):
+    """Hashes of the pieces of one file. size: bytes."""
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def n_pieces(self) -> int: ...
+
+    def span(self, index: int) -> tuple[int, int]:
+        """Where a piece begins and ends in the file."""
+        ...
+
+    def is_right(self, index: int, descriptor: int) -> bool | None:
+        """Whether an open file has this piece; None if that cannot be said of this piece alone."""
+        ...
+
+
+@dataclass(frozen=True)
+class WholeFile:
+    """A file of which nothing but the digest of the whole is known: one piece."""
+
+    size: int
+    kind: str
+    digest: str
+    n_pieces: int = 1
+
+    def span(self, index: int) -> tuple[int, int]:
+        return 0, self.size
+
+    def is_right(self, index: int, descriptor: int) -> bool:
+        if os.fstat(descriptor).st_size != self.size:
+            return False
+        digester = Digester((self.kind,), self.size)
+        feed_range(descriptor, 0, self.size, digester.update)
+        return digester.digests().get(self.kind) == self.digest
+
+
+class Mending:
+    """One file on its way. fetched: bytes that came from others so far. sources: who gave them, in order."""
+
+    def __init__(self, file: File, pieces: Pieces, output: Output, part: BinaryIO, bar: Bar) -> None:
+        """output and part: the part file, to write and to read."""
+        self.file, self.pieces = file, pieces
+        self._output, self._part, self._bar = output, part, bar
+        self._lock = threading.Lock()
+        self.fetched, self.sources = 0, dict[str, None]()
+
+    def scan(self) -> tuple[list[int], list[int]]:
+        """The pieces that are wrong, and those of which that cannot be said alone. All cores."""
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            answers = list(pool.map(self.is_right, range(self.pieces.n_pieces)))
+        wrong = [index for index, answer in enumerate(answers) if answer is False]
+        return wrong, [index for index, answer in enumerate(answers) if answer is None]
+
+    def is_right(self, index: int) -> bool | None:
+        return self.pieces.is_right(index, self._part.fileno())
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Bytes that somebody else gave."""
+        self._output.write_at(offset, data)
+        with self._lock:
+            self.fetched += len(data)
+            self._bar.advance(len(data))
+
+    def credit(self, source: str) -> None:
+        """Name who gave a piece that is right."""
+        with self._lock:
+            self.sources[source] = None
+
+    def take(self, index: int, streams: Iterable[BinaryIO]) -> bool:
+        """Copy a piece out of the first file that has it right; a file of another size is another file."""
+        start, stop = self.pieces.span(index)
+        for stream in streams:
+            descriptor = stream.fileno()
+            if os.fstat(descriptor).st_size == self.pieces.size and self.pieces.is_right(index, descriptor):
+                copy(stream, self._output, start, stop)
+                return self.is_right(index) is True
+        return False
+
+    def fill(self, indexes: Sequence[int], path: Path, source: str) -> list[int]:
+        """Take pieces out of a file that somebody gave; gives those that are wrong there too."""
+        with open_regular(path) as stream:
+            left = [index for index in indexes if not self._take_given(index, stream)]
+        if len(left) < len(indexes):
+            self.credit(source)
+        return left
+
+    def _take_given(self, index: int, stream: BinaryIO) -> bool:
+        start, stop = self.pieces.span(index)
+        if os.fstat(stream.fileno()).st_size != self.pieces.size:
+            return False
+        if self.pieces.is_right(index, stream.fileno()) is False:
+            return False
+        copy(stream, self._output, start, stop)
+        self.fetched += stop - start
+        return self.is_right(index) is not False
+
+    def copy_to(self, path: Path) -> None:
+        """The part file as it is now, as another file."""
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        target = Output(path, self.pieces.size)
+        try:
+            copy(self._part, target, 0, self.pieces.size)
+        finally:
+            target.close()
+
+
+def copy(stream: BinaryIO, target: Output, start: int, stop: int) -> None:
+    """Put the bytes of a file from start to stop at the same place of another, as far as there are any."""
+    while start < stop:
+        data = os.pread(stream.fileno(), min(_COPY_BYTES, stop - start), start)
+        if not data:
+            return
+        target.write_at(start, data)
+        start += len(data)
