@@ -2,6 +2,7 @@
 
     models/<model>/<variant>/<files…>     final names
     models/<model>/<variant>/receipt.json what they are, where they came from
+    models/<model>/<variant>/.pieces/     SHA-256 of their pieces, each list under its own digest (piece_hashes.py)
     partial/<digest>.<owner>-<n>.part     one file that is arriving
     partial/<digest>.wrong                what a source sent instead; kept for a look until `gc`
     partial/made-<digest>.<owner>-<n>     a folder or file that is being made, and beside it .journal, what is done
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -27,6 +28,8 @@ from distro.errors import CannotCreateError, MalformedManifestError
 from distro.manifest import File
 from distro.owner import CLAIMS, discard
 from distro.partial import Partial
+from distro.piece_hashes import FOLDER as LISTS
+from distro.piece_hashes import PieceHashes
 from distro.receipt import Receipt
 from distro.result import Output, Result
 from distro.verify import strongest
@@ -49,11 +52,21 @@ class Store:
         """What is known to be here, or None. Raises MalformedManifestError for a receipt that breaks its rules."""
         return Receipt.read(self.folder(model, variant) / "receipt.json")
 
-    def write_receipt(self, receipt: Receipt) -> None:
+    def write_receipt(self, receipt: Receipt, lists: Iterable[PieceHashes] = ()) -> None:
+        """lists: of piece hashes that the receipt names and that are not there yet."""
         folder = self.folder(receipt.model, receipt.variant)
         with disk.told(folder):
             disk.make_folder(folder)
+            if (folder / LISTS).is_symlink():
+                raise CannotCreateError(f"{shown(str(folder / LISTS))}: is a link to elsewhere; remove it by hand")
+            for each in lists:
+                disk.make_folder(folder / LISTS)
+                disk.write_whole(folder / LISTS / each.digest, each.encode())
             disk.write_whole(folder / "receipt.json", receipt.to_bytes())
+            named = {entry.pieces for entry in receipt.files.values()}
+            for path in (folder / LISTS).glob("*"):
+                if path.name not in named:
+                    path.unlink(missing_ok=True)
 
     def variants(self) -> Iterator[tuple[str, str]]:
         """(model, variant) of all that is here with a receipt, by name; a receipt that is not sound is passed over."""
