@@ -219,12 +219,12 @@ def _chat_template(folder: Path, config: Fields) -> str | None:
             raise MalformedError(path, "file", offset=f"line {line}", found=error.reason, allowed="UTF-8") from None
     value = config.values.get("chat_template")
     if isinstance(value, list):
-        named = {entry.get("name"): entry.get("template") for entry in value if isinstance(entry, Mapping)}
-        value = named.get("default")
-        if value is None:
-            raise config.error(
-                "chat_template", sorted(map(str, named)), 'a template called "default" among those named'
-            )
+        entries = [entry for entry in value if isinstance(entry, Mapping)]
+        default = [entry.get("template") for entry in entries if entry.get("name") == "default"]
+        if len(default) != 1:
+            names = [entry.get("name") for entry in entries]
+            raise config.error("chat_template", names, 'one template called "default" among those named')
+        value = default[0]
     if value is not None and not isinstance(value, str):
         raise config.error("chat_template", value, "text, or a list of named templates")
     return value

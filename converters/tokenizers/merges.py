@@ -15,32 +15,41 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from converters.errors import MalformedError
+from converters.errors import MalformedError, UnsupportedError
 from converters.tokenizers.byte_alphabet import to_letters
 from converters.tokenizers.vocabulary import TokenKind, Vocabulary
 
 # What ranks may ask for; Llama 3's 128,000 tokens have 0.9 million bytes and their merges 2.4 million letters.
 MOST_BYTES = 4 << 20
 MOST_LETTERS = 16 << 20
+# What scores may ask for: the squares of the tokens' lengths in all. Gemma's 262,144 tokens come to 14 million.
+MOST_LOOKED_AT = 1 << 29
 
 
 def merges_from_scores(vocabulary: Vocabulary) -> list[tuple[str, str]]:
     """Every pair of normal tokens that makes a third, ranked: higher score first.
 
     On a tie the longer left half goes first, as a scan from the left would have it: there the left neighbour is what
-    has grown most.
+    has grown most. Raises UnsupportedError for a few long tokens that ask for very many halves.
     """
     scores = {
         token: score
         for token, kind, score in zip(vocabulary.tokens, vocabulary.kinds, vocabulary.scores or (), strict=True)
         if kind is TokenKind.NORMAL
     }
-    pairs = [
-        (-score, -cut, token)
-        for token, score in scores.items()
-        for cut in range(1, len(token))
-        if token[:cut] in scores and token[cut:] in scores
-    ]
+    n_letters = sum(len(token) ** 2 for token in scores)
+    if n_letters > MOST_LOOKED_AT:
+        found = f"halves of tokens with {n_letters} letters in all"
+        raise UnsupportedError("tokenizer", "merges", found=found, allowed=f"at most {MOST_LOOKED_AT}")
+    pairs: list[tuple[float, int, str]] = []
+    n_letters = 0
+    for token, score in scores.items():
+        halves = [cut for cut in range(1, len(token)) if token[:cut] in scores and token[cut:] in scores]
+        pairs += [(-score, -cut, token) for cut in halves]
+        n_letters += len(halves) * len(token)
+        if n_letters > MOST_LETTERS:
+            found = f"merges of more than {MOST_LETTERS} letters"
+            raise UnsupportedError("tokenizer", "merges", found=found, allowed="tokens that fewer pairs of others make")
     pairs.sort(key=lambda pair: pair[:2])
     return [(token[:-cut], token[-cut:]) for _, cut, token in pairs]
 

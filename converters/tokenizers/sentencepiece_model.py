@@ -22,7 +22,7 @@ from converters.errors import MalformedError, UnsupportedError
 from converters.input_file import InputFile
 from converters.tokenizers.vocabulary import KINDS, TokenKind, Vocabulary, judged
 
-LARGEST_FILE = 64 << 20  # bytes; the largest known (Gemma) has 5 MB
+LARGEST_FILE = 16 << 20  # bytes; the largest known (Gemma) has 5 MB
 MOST_PIECES = 1 << 20
 _OTHER_TYPES: dict[object, str] = {1: "unigram", 3: "word", 4: "character"}
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
@@ -63,9 +63,9 @@ def parse(path: Path, data: bytes) -> Vocabulary:
                 raise message.error(field, f"more than {MOST_PIECES} pieces", f"at most {MOST_PIECES}")
             pieces.append(_read_piece(message.message(field, f"pieces[{len(pieces)}]")))
         elif field.number == 2:
-            trainer = message.message(field, "trainer_spec")
+            trainer = message.only(field, "trainer_spec", trainer)
         elif field.number == 3:
-            normalizer = message.message(field, "normalizer_spec")
+            normalizer = message.only(field, "normalizer_spec", normalizer)
     return _assemble(path, pieces, trainer, normalizer)
 
 
@@ -152,6 +152,12 @@ class _Message:
     def message(self, field: _Field, name: str) -> _Message:
         value = self._bytes(field, _BYTES, "a message")
         return _Message(self.path, name, self.data, field.start, field.start + len(value))
+
+    def only(self, field: _Field, name: str, before: _Message) -> _Message:
+        """A message that stands once; of two, protocol buffers would make one out of both."""
+        if before.stop:
+            raise self.error(field, f"{name} again", "it once")
+        return self.message(field, name)
 
     def text(self, field: _Field) -> str:
         value = self._bytes(field, _BYTES, "text")

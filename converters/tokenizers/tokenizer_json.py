@@ -304,9 +304,11 @@ def _with_post_processor(path: Path, processor: object, vocabulary: Vocabulary) 
 
 def _read_template(path: Path, single: object, tokens: tuple[str, ...]) -> tuple[int | None, int | None]:
     """The ids before and behind the text, of a list such as [{SpecialToken: {id: "<s>"}}, {Sequence: {id: "A"}}]."""
-    around: tuple[list[int], list[int]] = ([], [])
-    texts = 0
-    for item in single if isinstance(single, list) else [single]:
+    field, around, texts = "/post_processor/single", [list[int](), list[int]()], 0
+    items = single if isinstance(single, list) else [single]
+    if len(items) > 3:
+        raise UnsupportedError(path, field, found=f"{len(items)} items", allowed="at most one token on each side")
+    for item in items:
         special = item.get("SpecialToken") if isinstance(item, Mapping) else None
         sequence = item.get("Sequence") if isinstance(item, Mapping) else None
         if isinstance(special, Mapping) and special.get("id") in tokens and texts < 2:
@@ -314,7 +316,7 @@ def _read_template(path: Path, single: object, tokens: tuple[str, ...]) -> tuple
         elif isinstance(sequence, Mapping) and sequence.get("id") == "A":
             texts += 1
         else:
-            raise UnsupportedError(path, "/post_processor/single", found=item, allowed="special tokens and the text")
+            raise UnsupportedError(path, field, found=item, allowed="special tokens and the text")
     if texts != 1 or len(around[0]) > 1 or len(around[1]) > 1:
-        raise UnsupportedError(path, "/post_processor/single", found=single, allowed="at most one token on each side")
+        raise UnsupportedError(path, field, found=single, allowed="at most one token on each side")
     return next(iter(around[0]), None), next(iter(around[1]), None)

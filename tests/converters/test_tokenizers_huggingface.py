@@ -246,6 +246,12 @@ BAD = [
     ("add_bos is text", CONFIG, ("add_bos_token",), "yes", "/add_bos_token"),
     ("a template that is a number", CONFIG, ("chat_template",), 5, "/chat_template"),
     ("templates by name, no default", CONFIG, ("chat_template",), [{"name": "rag", "template": "x"}], "/chat_template"),
+    ("templates whose names are lists", CONFIG, ("chat_template",), [{"name": ["default"], "template": "x"}],
+     "/chat_template"),
+    ("two default templates", CONFIG, ("chat_template",), [{"name": "default", "template": text} for text in "xy"],
+     "/chat_template"),
+    ("a default template that is an object", CONFIG, ("chat_template",), [{"name": "default", "template": {}}],
+     "/chat_template"),
     ("a template that is an object", CONFIG, ("chat_template",), {"default": "x"}, "/chat_template"),
     ("stop ids outside", GENERATION, ("eos_token_id",), [2, 265], "/eos_token_id"),
     ("stop ids negative", GENERATION, ("eos_token_id",), -2, "/eos_token_id"),
@@ -261,6 +267,15 @@ def test_bad_files_are_named(name, pointer, value, field, tmp_path):
         read_vocabulary(tmp_path, 265)
     assert caught.value.field == field
     assert str(tmp_path / name)[:100] in str(caught.value)
+
+
+def test_a_post_processor_of_very_many_items_is_refused_unread(tmp_path):
+    """20,000 items, each looked for among 265 tokens, are no work; among 20,000 they were ten seconds of it."""
+    put(tmp_path, small_bpe())
+    items = [{"SpecialToken": {"id": "<tool>"}}] * 20_000
+    change(tmp_path, "tokenizer.json", ("post_processor",), {"type": "TemplateProcessing", "single": items})
+    with pytest.raises(UnsupportedError, match="/post_processor/single: found 20000 items, allowed at most one token"):
+        read_vocabulary(tmp_path, 265)
 
 
 @pytest.mark.parametrize("scheme", [{"prepend_scheme": "always"}, {"prepend_scheme": "first", "split": True}])

@@ -1,8 +1,9 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from converters.errors import MalformedError
+from converters.errors import MalformedError, UnsupportedError
 from converters.tokenizers.merges import merges_from_ranks, merges_from_scores, scores_from_merges
 from converters.tokenizers.vocabulary import TokenKind
 from tests.fakes.vocabularies import small_spm
@@ -39,3 +40,23 @@ def test_a_small_file_cannot_ask_for_very_many_merges():
         merges_from_ranks(PATH, "ranks", tokens)
     with pytest.raises(MalformedError, match=r"/vocab: found tokens of 5120000 bytes, allowed at most 4194304 in all"):
         merges_from_ranks(PATH, "/vocab", [n.to_bytes(256) for n in range(20_000)])
+
+
+def of_normal_tokens(tokens):
+    tokens = tuple(tokens)
+    return replace(
+        small_spm(),
+        tokens=tokens,
+        kinds=(TokenKind.NORMAL,) * len(tokens),
+        scores=tuple(map(float, range(len(tokens)))),
+    )
+
+
+def test_a_few_long_tokens_cannot_ask_for_very_many_halves():
+    """250 tokens of 4096 letters, a megabyte, once took two seconds, and a file of 16 of them half a minute."""
+    long = of_normal_tokens(f"{n:04}".ljust(4096, "a") for n in range(250))
+    with pytest.raises(UnsupportedError, match="merges: found halves of tokens with 4194304000 letters in all"):
+        merges_from_scores(long)
+    runs = of_normal_tokens("a" * n for n in range(1, 500))
+    with pytest.raises(UnsupportedError, match="found merges of more than 16777216 letters"):
+        merges_from_scores(runs)

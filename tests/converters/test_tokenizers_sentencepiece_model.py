@@ -104,6 +104,8 @@ BAD = [
     ("a score of 8 bytes", b"\x0a\x0c\x0a\x01a\x11" + bytes(8) + BPE + PLAIN, "pieces[0] field 2", 6),
     ("one byte token", piece(b"<0x41>", kind=6) + BPE + PLAIN, "pieces.type", None),
     ("bos outside", piece() + b"\x12\x05\x18\x02\xc8\x02\x09" + PLAIN, "trainer_spec.bos_id", None),
+    ("trainer twice", piece() + BPE + b"\x12\x02\x18\x01" + PLAIN, "ModelProto field 2", 16),
+    ("normalizer twice", piece() + BPE + PLAIN + PLAIN, "ModelProto field 3", 20),
     ("unigram", piece() + PLAIN, "trainer_spec.model_type", None),
     ("blanks removed", piece() + BPE, "normalizer_spec.remove_extra_whitespaces", None),
     ("text normalized", piece() + BPE + b"\x1a\x05\x20\x00\x12\x01x", "normalizer_spec.precompiled_charsmap", None),
