@@ -5,22 +5,17 @@ A quantizer works on blocks alone, so a result can depend neither on threads nor
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from converters.dtypes import DType
-from converters.quants.importance import Importance
 from converters.quants.importance_matrix import ImportanceMatrix
-from converters.quants.vector import Block, Machine, Reals
+from converters.quants.kernel_types import Dequantize, Quantize
 
 Blocks = npt.NDArray[np.uint8]  # (n_blocks, block_bytes)
 Weights = npt.NDArray[np.float32]  # (n_blocks, block_size)
-
-Quantize = Callable[[Machine, Reals, Block, Importance | None], None]
-Dequantize = Callable[[Machine, Block, Reals], None]
 
 
 class KernelModule(Protocol):

@@ -12,10 +12,9 @@ from typing import Any
 
 from llvmlite import ir
 
-from converters.quants.base import Dequantize, Quantize
 from converters.quants.importance import Importance
+from converters.quants.kernel_types import Dequantize, FoldRow, Quantize
 from converters.quants.llvm import F32, I16, I32, I64, Index, LlvmMachine, Width
-from converters.quants.row_folds import FoldRow
 from converters.quants.vector import Block, Raw, Real, Whole, Wholes
 
 

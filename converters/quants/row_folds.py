@@ -5,13 +5,13 @@ The numbers are added up one after the other, as ggml does, so it is the rows th
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from converters.quants.kernel_types import FoldRow
 from converters.quants.machine_code import MachineCode
 from converters.quants.numpy_machine import NumpyMachine
 from converters.quants.vector import Machine, Real, Reals
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from converters.quants.llvm import Width
 
 N = 32  # weights of each row that are taken at once
-
-FoldRow = Callable[[Machine, Reals, Real], Real]
 
 
 @dataclass

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 
 from converters import dtypes
 from converters.dtypes import DType
-from converters.quants.base import Dequantize
 from converters.quants.importance import Importance
+from converters.quants.kernel_types import Dequantize
 from converters.quants.nibbles import unpack_nibbles
 from converters.quants.vector import Block, Machine, Real, Reals, Wholes
 
