@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 
 from converters.hyperparameters import HyperParameters
-from converters.input_file import InputFile
+from converters.input_file import Identity, InputFile, check_still
 from converters.tensors import Tensor
 from converters.tokenizers.vocabulary import Vocabulary
 
@@ -24,7 +24,8 @@ class Checkpoint:
 
     format: "gguf", "ggml", "safetensors" or "pytorch". architecture: its name in `converters.architectures`. tensors:
     by GGUF name (`blk.0.attn_q.weight`) with rows in GGUF's order, whatever names and order the files have. files: what
-    the tensors lie in, open until `close`. companions: the other files that were read, such as config.json.
+    the tensors lie in, open until `close`. companions: the other files that were read, such as config.json. read: those
+    of them as they were before they were read, as far as somebody noted it.
     """
 
     path: Path
@@ -37,6 +38,7 @@ class Checkpoint:
     companions: tuple[Path, ...] = ()
     card: Card = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    read: Mapping[Path, Identity] = field(default_factory=dict)
 
     @property
     def n_weights(self) -> int:
@@ -50,6 +52,8 @@ class Checkpoint:
         """Raise ChangedError if any of its files changed since it was opened."""
         for file in self.files:
             file.check_unchanged()
+        for path, identity in self.read.items():
+            check_still(path, identity)
 
     def close(self) -> None:
         with ExitStack() as stack:

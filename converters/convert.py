@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -114,6 +114,7 @@ def convert(
     for a weight that its type cannot hold, ChangedError if an input changed meanwhile; what is in the sink is then of
     no use.
     """
+    checkpoint.check_unchanged()  # since the plan was made
     run = _Run(plan, sink, journal or NoJournal(), advance)
     expected = {**(known or {}), **{path.name: _sha256(path) for path in checkpoint.companions}}
     begins = _first_offsets(plan)
@@ -125,7 +126,8 @@ def convert(
         blocks = _Shared(block for block in blocks_of(plan) if (block.number in run.journal.done) is finished)
         with ThreadPoolExecutor(threads, thread_name_prefix="convert") as pool:
             try:
-                for worker in [pool.submit(run.work, blocks, confirm=finished) for _ in range(threads)]:
+                workers = [pool.submit(run.work, blocks, confirm=finished) for _ in range(threads)]
+                for worker in wait(workers, return_when=FIRST_EXCEPTION).done:
                     worker.result()
             except BaseException:
                 blocks.stop()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from types import TracebackType
 
@@ -15,14 +17,45 @@ import numpy.typing as npt
 from converters.errors import ChangedError, MalformedError, MissingError
 from converters.running_digest import RunningDigest
 
+# What another file, or this one later, would differ in: size, time of modification, inode; last, time of change, which
+# nobody can set, but which a new link or another mode of the same bytes changes too.
+Identity = tuple[int, ...]
+
+_noted: ContextVar[dict[Path, Identity] | None] = ContextVar("noted", default=None)
+
+
+@contextmanager
+def noting_what_is_read() -> Iterator[dict[Path, Identity]]:
+    """While this lasts, every file that is opened here, by its path, as it was before it was read."""
+    noted: dict[Path, Identity] = {}
+    token = _noted.set(noted)
+    try:
+        yield noted
+    finally:
+        _noted.reset(token)
+
+
+def check_still(path: Path, identity: Identity) -> None:
+    """Raise ChangedError if the file of this name is not the one that was read."""
+    try:
+        now = _identity_of(path.stat())
+    except OSError as error:
+        raise ChangedError(path, error.strerror or "it is gone") from error
+    if now[:3] != identity[:3]:
+        raise ChangedError(path, "size, time of modification or inode differ")
+
+
+def _identity_of(status: os.stat_result) -> Identity:
+    return status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns
+
 
 class InputFile:
-    """An open file with the identity it had at the start: size in bytes, modification time, inode.
+    """An open file with the identity that it had at the start.
 
-    Reads use `pread`, so any number of threads may share one InputFile. A file that shrinks, grows or is rewritten
-    while it is open raises ChangedError, at the read that comes up short or at `check_unchanged`.
+    Reads use `pread`, so any number of threads may share one InputFile. A file that shrinks, grows, is rewritten or
+    replaced while it is open raises ChangedError, at the read that comes up short or at `check_unchanged`.
 
-    identity: what another file, or this one later, would differ in. digest: sees every byte that is read, if somebody wants the file's SHA-256 along the way.
+    digest: sees every byte that is read, if somebody wants the file's SHA-256 along the way.
     """
 
     digest: RunningDigest | None = None
@@ -43,7 +76,9 @@ class InputFile:
             self.close()
             raise self._irregular("a folder" if stat.S_ISDIR(status.st_mode) else "no regular file")
         self.size = status.st_size
-        self.identity = (status.st_size, status.st_mtime_ns, status.st_ino)
+        self.identity = _identity_of(status)
+        if (noted := _noted.get()) is not None:
+            noted.setdefault(self.path, self.identity)
 
     def _irregular(self, kind: str) -> MalformedError:
         return MalformedError(self.path, "file", found=kind, allowed="a regular file")
@@ -103,10 +138,8 @@ class InputFile:
         return self._descriptor
 
     def check_unchanged(self) -> None:
-        """Raise ChangedError if the file is no longer the one that was opened."""
-        status = os.fstat(self._descriptor)
-        if (status.st_size, status.st_mtime_ns, status.st_ino) != self.identity:
-            raise ChangedError(self.path, "size or time of modification differ")
+        """Raise ChangedError if the file of this name is no longer the one that was opened."""
+        check_still(self.path, self.identity)
 
     def close(self) -> None:
         if self._descriptor >= 0:

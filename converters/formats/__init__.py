@@ -8,7 +8,7 @@ from converters.checkpoint import Checkpoint
 from converters.errors import MissingError, UnsupportedError
 from converters.formats import ggml, gguf, huggingface, meta, signatures
 from converters.formats.base import Format
-from converters.input_file import InputFile, Opener
+from converters.input_file import InputFile, Opener, noting_what_is_read
 
 FORMATS: tuple[Format, ...] = (ggml, gguf, meta, huggingface)
 
@@ -25,7 +25,10 @@ def open_checkpoint(path: Path, *, opener: Opener = InputFile) -> Checkpoint:
         raise MissingError(path, "a checkpoint to read was expected here")
     for known in FORMATS:
         if known.sniff(path):
-            return known.open_checkpoint(path, opener=opener)
+            with noting_what_is_read() as noted:
+                checkpoint = known.open_checkpoint(path, opener=opener)
+            checkpoint.read = {each: noted[each] for each in checkpoint.companions if each in noted}
+            return checkpoint
     if path.is_dir():
         raise MissingError(path / "config.json", "a folder of Hugging Face's has one")
     with InputFile(path) as file:

@@ -18,7 +18,7 @@ from converters.errors import ChangedError, RefusedError, UnrepresentableError
 from converters.formats import open_checkpoint
 from converters.recipe import Recipe
 from tests.fakes import tiny_llama
-from tests.fakes.memory_sink import MemorySink
+from tests.fakes.memory_sink import MemoryOutput, MemorySink
 
 NAMES = {
     "attn_norm": "input_layernorm", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj",
@@ -181,9 +181,14 @@ def test_an_input_that_shrinks_meanwhile_is_noticed(tmp_path: Path) -> None:
     source = tiny_llama.write(tmp_path / "source")
     with open_checkpoint(source) as checkpoint:
         plan = planning.make(checkpoint, Recipe("gguf", "f16"), "tiny")
-        os.truncate(source / "model.safetensors", 2000)
+
+        class Truncating(MemorySink):
+            def create(self, path: str, size: int) -> MemoryOutput:
+                os.truncate(source / "model.safetensors", 2000)
+                return super().create(path, size)
+
         with pytest.raises(ChangedError, match="shorter"):
-            convert(checkpoint, plan, MemorySink())
+            convert(checkpoint, plan, Truncating())
 
 
 def test_a_tensor_without_a_place_is_refused_not_dropped(tmp_path: Path) -> None:
@@ -239,3 +244,44 @@ def test_the_real_model_in_little_memory(smollm2_gguf: Path) -> None:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert peak < plan.memory_bytes(2)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+@pytest.mark.parametrize("how", ["rewritten", "replaced", "gone"])
+def test_every_file_that_was_read_must_stay(name: str, how: str, tmp_path: Path) -> None:
+    """From before it is read until all is made: small files too, and by their names."""
+    source = tiny_llama.write(tmp_path / "source")
+    path = source / name
+    with open_checkpoint(source) as checkpoint:
+        plan = planning.make(checkpoint, Recipe("gguf", "f16"), "tiny")
+        content = path.read_bytes()
+        if how != "rewritten":
+            path.unlink()
+        if how != "gone":
+            path.write_bytes(content)
+        with pytest.raises(ChangedError, match=name):
+            convert(checkpoint, plan, MemorySink())
+
+
+def test_a_thread_that_fails_is_heard_while_another_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits for a shard that is still to come is let go at once, not when it has come."""
+    import threading
+
+    from converters import convert as converting
+
+    let_go, turns, real = threading.Event(), iter(range(1000)), converting.make_rows
+
+    def make_rows(*arguments: object) -> object:
+        turn = next(turns)
+        if turn == 0:
+            assert let_go.wait(20)
+        if turn == 1:
+            raise RefusedError("the second")
+        return real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(converting, "make_rows", make_rows)
+    source = tiny_llama.write(tmp_path / "source")
+    with open_checkpoint(source) as checkpoint:
+        plan = planning.make(checkpoint, Recipe("gguf", "f16"), "tiny")
+        with pytest.raises(RefusedError, match="the second"):
+            convert(checkpoint, plan, MemorySink(), threads=2, give_up=let_go.set)
