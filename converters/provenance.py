@@ -34,6 +34,8 @@ class Provenance:
     def keys(self) -> dict[str, str]:
         """The three texts, by key."""
         inputs = json.dumps(dict(sorted(self.inputs.items())), ensure_ascii=False, separators=(",", ":"))
+        # Names of files may hold bytes that are no text: Python has them as surrogates, JSON spells those out.
+        inputs = inputs.encode("utf-8", "backslashreplace").decode()
         return {MADE_BY: self.made_by, RECIPE: self.recipe, INPUTS: inputs}
 
     @staticmethod

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -18,11 +19,11 @@ from converters import convert
 from converters.checkpoint import Checkpoint
 from converters.convert import Journal, Made, NoJournal
 from converters.errors import RefusedError, shown
-from converters.formats import open_checkpoint
+from converters.formats import FORMATS, open_checkpoint
 from converters.plan import Plan
 from distro import disk
 from distro.digest import sha256_of
-from distro.errors import WrongBytesError
+from distro.errors import MalformedManifestError, WrongBytesError
 from distro.progress import Progress
 from distro.receipt import Entry, Receipt, now
 from distro.store import Result, Store
@@ -92,23 +93,23 @@ def into_store(
     """
     target = store.folder(model, variant)
     proven = {**(feed.known if feed else _proven(store, checkpoint)), **plan.known_inputs}
-    there = store.receipt(model, variant)
-    if there is not None and _is_of(there, checkpoint, plan, proven):
-        return Derived(_path_in(target, plan), plan, None, made_before=True)
-    _check_space(plan, target)
-    with store.result(target, identity=_identity(checkpoint, plan)) as result:
-        made = _convert(checkpoint, plan, result, proven, threads=threads, progress=progress, feed=feed)
-        verdict = _checked(checkpoint, _path_in(result.path, plan), target) if check else None
-        receipt = Receipt(
-            model=model,
-            variant=variant,
-            format=plan.recipe.target,
-            files=_entries(plan, made, f"made here from {feed.origin if feed else checkpoint.path.name}"),
-            recipe=json.loads(plan.recipe.canonical()),
-            inputs=made.inputs,
-        ).to_bytes()
-        result.create("receipt.json", len(receipt)).write_at(0, receipt)
-        result.publish()
+    with store.lock(model, variant, waiting=lambda: progress.say("another distro is making this; waiting")):
+        there = store.receipt(model, variant)
+        if there is not None and _is_whole(there, target) and _is_of(there, checkpoint, plan, proven):
+            return Derived(_path_in(target, plan), plan, None, made_before=True)
+        with store.result(target, identity=_identity(checkpoint, plan)) as result:
+            made = _convert(checkpoint, plan, result, proven, threads=threads, progress=progress, feed=feed)
+            verdict = _checked(checkpoint, _path_in(result.path, plan), target) if check else None
+            receipt = Receipt(
+                model=model,
+                variant=variant,
+                format=plan.recipe.target,
+                files=_entries(plan, made, f"made here from {feed.origin if feed else checkpoint.path.name}"),
+                recipe=json.loads(plan.recipe.canonical()),
+                inputs=made.inputs,
+            ).to_bytes()
+            result.create("receipt.json", len(receipt)).write_at(0, receipt)
+            result.publish()
     return Derived(_path_in(target, plan), plan, verdict)
 
 
@@ -126,14 +127,17 @@ def into_path(
 ) -> Derived:
     """Make a file (a GGUF in one) or a folder (all else) at a place of the user's own.
 
-    feed: what brings the inputs meanwhile. replace: what is at the place now gives way to the result, once that is
-    proven. Raises RefusedError where the place is one of the inputs, and otherwise as `into_store`.
+    feed: what brings the inputs meanwhile. replace: a model that is at the place now gives way to the result, once
+    that is proven. Raises RefusedError where the place is one of the inputs, in the store, or holds what is no model,
+    and otherwise as `into_store`.
     """
     single_file = plan.recipe.target == "gguf" and len(plan.files) == 1
     if single_file and target.is_dir():
         target = target / plan.files[0].path
     refuse_inputs(checkpoint, target)
-    _check_space(plan, target)
+    _refuse_place(store, target)
+    if replace and target.is_dir():
+        _refuse_no_model(target)
     proven = {**(feed.known if feed else _proven(store, checkpoint)), **plan.known_inputs}
     identity = _identity(checkpoint, plan)
     with store.result(target, single_file=single_file, replace=replace, identity=identity) as result:
@@ -154,6 +158,21 @@ def refuse_inputs(checkpoint: Checkpoint, target: Path) -> None:
             raise RefusedError(f"{shown(str(target))}: is the input itself")
 
 
+def _refuse_place(store: Store, target: Path) -> None:
+    place = target.resolve()
+    if place.is_relative_to(store.home.resolve()):
+        raise RefusedError(f"{shown(str(target))}: is in the store, where everything has a receipt; leave out -o")
+
+
+def _refuse_no_model(folder: Path) -> None:
+    if any(folder.iterdir()) and not any(known.sniff(folder) for known in FORMATS):
+        raise RefusedError(f"{shown(str(folder))}: holds no model, and is not replaced")
+
+
+def _is_whole(receipt: Receipt, folder: Path) -> bool:
+    return all(disk.length(folder / name) == entry.size for name, entry in receipt.files.items())
+
+
 def _is_of(receipt: Receipt, checkpoint: Checkpoint, plan: Plan, proven: Mapping[str, str]) -> bool:
     """Whether a receipt is of the same recipe and the same inputs."""
     if receipt.recipe != json.loads(plan.recipe.canonical()):
@@ -171,10 +190,6 @@ def _path_in(folder: Path, plan: Plan) -> Path:
     return folder / plan.files[0].path if len(plan.files) == 1 else folder
 
 
-def _check_space(plan: Plan, target: Path) -> None:
-    disk.check_space(plan.size, target.parent)
-
-
 def _identity(checkpoint: Checkpoint, plan: Plan) -> str:
     """SHA-256 of what is being made: the plan, and the inputs as far as they are known before they are read."""
     said = {
@@ -183,6 +198,7 @@ def _identity(checkpoint: Checkpoint, plan: Plan) -> str:
         "files": [(file.path, file.size, hashlib.sha256(file.head).hexdigest()) for file in plan.files],
         "blocks": [work.rows_in_a_block for work in plan.work],
         "inputs": [(file.path.name, *file.identity) for file in checkpoint.files],
+        "companions": [(path.name, sha256_of(path)) for path in checkpoint.companions],
         "known": plan.known_inputs,
     }
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
@@ -240,9 +256,9 @@ def _entries(plan: Plan, made: Made, source: str) -> dict[str, Entry]:
 def _proven(store: Store, checkpoint: Checkpoint) -> dict[str, str]:
     """SHA-256 of each input that has a receipt in the store, by name."""
     folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
-    for model, variant in store.variants():
-        if store.folder(model, variant) == folder:
-            receipt = store.receipt(model, variant)
+    with suppress(MalformedManifestError):
+        receipt = Receipt.read(folder / "receipt.json")
+        if receipt is not None and store.folder(receipt.model, receipt.variant) == folder:
             names = {path.name for path in _input_paths(checkpoint)}
-            return {name: entry.sha256 for name, entry in (receipt.files if receipt else {}).items() if name in names}
+            return {name: entry.sha256 for name, entry in receipt.files.items() if name in names}
     return {}

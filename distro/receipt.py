@@ -79,7 +79,8 @@ class Receipt:
             value["sources"] = sources
         if self.recipe is not None:
             value |= {"recipe": dict(self.recipe), "inputs": dict(sorted(self.inputs.items()))}
-        return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+        text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+        return text.encode("utf-8", "backslashreplace")  # names of inputs that are no text, as JSON spells them
 
     def as_variant(self) -> tuple[Model, Variant]:
         """What is here as a model of one variant, where no manifest and no source says more."""

@@ -13,6 +13,7 @@ import pytest
 from converters import convert, quants
 from converters import plan as planning
 from converters.recipe import Recipe
+from distro import disk
 from distro.derive import Derived
 from distro.errors import CannotCreateError, DiskFullError, WrongBytesError
 from distro.journal import Journal
@@ -219,3 +220,59 @@ def test_a_journal_holds_what_was_written_to_it(tmp_path: Path) -> None:
     again.close()
     assert Journal(path, "a" * 64).done == {3: one, 2**40: two, 5: two}
     assert Journal(path, "b" * 64).done == {}
+
+
+def test_a_disk_with_room_for_the_rest_is_large_enough(
+    source: Path, expected: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an earlier run wrote has its room already."""
+    data, _ = _stopped(source, tmp_path, 10, KeyboardInterrupt())
+    with data.open("r+b") as stream:  # all of it, so that nothing more is needed
+        stream.write(bytes(len(expected)))
+    free = type("Usage", (), {"free": len(expected) // 2})()
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: free)
+    _go(source, tmp_path)
+    assert (tmp_path / "out" / "x.gguf").read_bytes() == expected
+
+
+def test_a_disk_that_is_too_small_is_left_as_it_was(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000})())
+    with pytest.raises(DiskFullError, match="bytes needed, 1000 free"):
+        _go(source, tmp_path)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_configuration_that_changed_between_two_runs_begins_anew(tmp_path: Path) -> None:
+    """Rotary factors are computed from config.json and leave no other trace in a GGUF."""
+    source = tiny_llama.write(tmp_path / "source")
+
+    def scale(factor: float) -> None:
+        scaling = {"rope_type": "llama3", "factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                   "original_max_position_embeddings": 64}  # fmt: skip
+        tiny_llama.write_json(source / "config.json", tiny_llama.config() | {"rope_scaling": scaling})
+
+    scale(8.0)
+    _stopped(source, tmp_path, 10, KeyboardInterrupt())  # what is in no file comes first, and so is done
+    scale(4.0)
+    made = _go(source, tmp_path).path.read_bytes()
+    fresh = derived.into_path(Store(tmp_path / "h"), source, Q8, tmp_path / "fresh" / "x.gguf").path
+    assert made == fresh.read_bytes()
+
+
+def test_a_weight_that_changed_between_two_runs_begins_anew_whatever_its_file_says(
+    source: Path, tmp_path: Path
+) -> None:
+    """Another byte, the same size, the time of modification put back: the system still knows when it was."""
+    _stopped(source, tmp_path, 10, KeyboardInterrupt())
+    weights = source / "model.safetensors"
+    times = weights.stat().st_atime_ns, weights.stat().st_mtime_ns
+    data = bytearray(weights.read_bytes())
+    for offset in range(10_000 // 4 * 4, len(data), 512):
+        data[offset] ^= 0x40  # among the least bits of a number
+    weights.write_bytes(data)
+    os.utime(weights, ns=times)
+    made = _go(source, tmp_path).path.read_bytes()
+    fresh = derived.into_path(Store(tmp_path / "h"), source, Q8, tmp_path / "fresh" / "x.gguf").path
+    assert made == fresh.read_bytes()
