@@ -18,7 +18,8 @@ class Fields:
 
     path: the file. values: the dictionary. prefix: put before a key in messages ("/" makes JSON pointers of
     config.json's keys; GGUF keys need none). A key that is absent or null gives the default, or MalformedError where
-    no default is given. Booleans are no integers, and integers in quotes are no integers either.
+    no default is given. Booleans are no integers, and integers in quotes are no integers either. A number must be one
+    that float32, in which GGUF has it, can hold: unless asked otherwise it is neither 0 nor nearly so.
     """
 
     def __init__(self, path: Path, values: Mapping[str, object], prefix: str = "") -> None:
@@ -36,7 +37,7 @@ class Fields:
             raise self.error(key, value, f"an integer from {minimum} to {maximum}")
         return value
 
-    def number(self, key: str, *, above: float = 0.0, maximum: float = 1e30, default: object = _REQUIRED) -> float:
+    def number(self, key: str, *, above: float = 1e-30, maximum: float = 1e30, default: object = _REQUIRED) -> float:
         value = self._get(key, default, f"a number above {above:g}, at most {maximum:g}")
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not is_number or not math.isfinite(value) or not above < value <= maximum:  # type: ignore[arg-type,operator]

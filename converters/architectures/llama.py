@@ -201,11 +201,16 @@ def from_gguf(fields: Fields) -> HyperParameters:
 
 
 def _scaling_from_gguf(fields: Fields) -> RopeScaling | None:
-    kind = fields.string("llama.rope.scaling.type", default="none")
+    """A factor alone scales linearly, and has an older key; 0 is none (`load_hparams` in llama.cpp's llama-model.cpp)."""
+    factor = "llama.rope.scaling.factor"
+    if factor not in fields and "llama.rope.scale_linear" in fields:
+        factor = "llama.rope.scale_linear"
+    scales = factor in fields and fields.values[factor] != 0
+    kind = fields.string("llama.rope.scaling.type", default="linear" if scales else "none")
     if kind == "none":
         return None
     if kind == "linear":
-        return RopeScaling("linear", shortest(fields.number("llama.rope.scaling.factor", maximum=1e6)))
+        return RopeScaling("linear", shortest(fields.number(factor, maximum=1e6)))
     raise fields.error("llama.rope.scaling.type", kind, "none, linear")
 
 

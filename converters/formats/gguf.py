@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 NAME = "gguf"
 
 # How quantized blocks are laid out: GGML_QNT_VERSION in ggml.h.
-_QUANTIZATION_VERSION = 2
+_QUANTIZED, _QUANTIZATION_VERSION = "general.quantization_version", 2
 # Rotary frequencies, which follow from the hyper-parameters; in another form than ours they mean nothing to us.
 _DERIVED = re.compile(r"rope_freqs\.weight|blk\.\d{1,4}\.attn_rot_embd\.weight", re.ASCII)
 # Keys of `general.` that are about the file and not about the model: each result has its own.
@@ -83,8 +83,10 @@ def checkpoint_of(shards: Sequence[Shard]) -> Checkpoint:
         raise UnsupportedError(fields.path, "general.type", found=kind, allowed="model")
     architecture = by_gguf_name(file.path, header.metadata.get("general.architecture"))
     tensors = {name: tensor for shard in shards for name, tensor in shard.tensors().items()}
+    _check_blocks(fields, tensors)
     parameters = architecture.settle(architecture.from_gguf(fields), tensors)
     warnings = _check_shapes(file.path, architecture, parameters, tensors)
+    warnings += _size_warnings(fields, f"{architecture.NAME}.vocab_size", parameters)
     vocabulary = vocabulary_from_gguf(fields)
     _check_rows(fields, vocabulary, parameters)
     return Checkpoint(
@@ -98,6 +100,22 @@ def checkpoint_of(shards: Sequence[Shard]) -> Checkpoint:
         card=_card(fields),
         warnings=warnings,
     )
+
+
+def _check_blocks(fields: Fields, tensors: Mapping[str, Tensor]) -> None:
+    """Raise UnsupportedError for quantized blocks of another layout than ours, in which the bytes are other weights."""
+    if all(tensor.info.dtype.is_plain for tensor in tensors.values()):
+        return
+    version = fields.integer(_QUANTIZED, minimum=0, maximum=2**32 - 1, default=_QUANTIZATION_VERSION)
+    if version != _QUANTIZATION_VERSION:
+        raise UnsupportedError(fields.path, _QUANTIZED, found=version, allowed=str(_QUANTIZATION_VERSION))
+
+
+def _size_warnings(fields: Fields, key: str, parameters: HyperParameters) -> tuple[str, ...]:
+    """As llama.cpp does, we count the embedding's rows, whatever the key says."""
+    if key not in fields or fields.values[key] == parameters.vocab_size:
+        return ()
+    return (f"{key} is {shown(fields.values[key])}, the embedding has {parameters.vocab_size} rows",)
 
 
 def _check_shapes(
@@ -204,5 +222,5 @@ def _metadata(
     if vocabulary is not None:
         metadata |= vocabulary_to_gguf(vocabulary)
     if any(not info.dtype.is_plain for info in infos):
-        metadata["general.quantization_version"] = _QUANTIZATION_VERSION
+        metadata[_QUANTIZED] = _QUANTIZATION_VERSION
     return metadata

@@ -8,6 +8,7 @@ short under our hands is an error and not a signal.
 
 from __future__ import annotations
 
+import math
 from enum import IntEnum
 
 import numpy as np
@@ -52,6 +53,7 @@ NUMBERS: dict[ValueType, np.dtype[np.generic]] = {
     ValueType.FLOAT32: np.dtype("<f4"), ValueType.FLOAT64: np.dtype("<f8"),
     ValueType.BOOL: np.dtype("?"),
 }  # fmt: skip
+_LARGEST_FLOAT = float(np.finfo(np.float32).max)
 _TYPE_OF_NUMBERS = {dtype: kind for kind, dtype in NUMBERS.items()}
 
 Value = bool | int | float | str | tuple[str, ...] | npt.NDArray[np.generic]
@@ -194,10 +196,10 @@ def exact(kind: ValueType, value: Value) -> object:
 def packed_value(key: str, value: object, dialect: Dialect = _THIS) -> bytes:
     """Type and value, as a key's entry has them.
 
-    A bool becomes BOOL; an int UINT32, UINT64 where that is too small, INT32 where it is negative; a float FLOAT32; a
-    str STRING; a list or tuple of str ARRAY of STRING; a number of numpy's its type, an array of one dimension ARRAY of
-    its type. Raises RefusedError for text that UTF-8 cannot hold, ValueError for what GGUF has no type for; key is for
-    both.
+    A bool becomes BOOL; an int UINT32, INT32 where it is negative; a float FLOAT32; each of them as wide again where
+    that cannot hold it; a str STRING; a list or tuple of str ARRAY of STRING; a number of numpy's its type, an array of
+    one dimension ARRAY of its type. Raises RefusedError for text that UTF-8 cannot hold, ValueError for what GGUF has
+    no type for; key is for both.
     """
     if isinstance(value, str):
         return dialect.u32.pack(ValueType.STRING) + packed_string(key, value, dialect)
@@ -217,9 +219,13 @@ def _narrowed(value: object) -> object:
     """Python's own numbers as the smallest of GGUF's usual types that holds them."""
     if isinstance(value, (np.generic, np.ndarray, bool)):
         return value
+    if isinstance(value, int) and value < 0:
+        return np.int32(value) if value >= -(2**31) else np.int64(value)
     if isinstance(value, int):
-        return np.int32(value) if value < 0 else np.uint32(value) if value < 2**32 else np.uint64(value)
-    return np.float32(value) if isinstance(value, float) else value
+        return np.uint32(value) if value < 2**32 else np.uint64(value)
+    if isinstance(value, float):
+        return np.float64(value) if _LARGEST_FLOAT < abs(value) < math.inf else np.float32(value)
+    return value
 
 
 def _array_head(kind: ValueType, count: int, dialect: Dialect) -> bytes:

@@ -167,6 +167,8 @@ BAD_CONFIGS: list[tuple[str, object, str]] = [
     ("rms_norm_eps", float("nan"), "/rms_norm_eps"),
     ("rope_theta", 0, "/rope_theta"),
     ("rope_theta", float("inf"), "/rope_theta"),
+    ("rope_theta", 1e-46, "/rope_theta"),  # 0 in a GGUF, whose numbers are float32
+    ("rope_theta", 5e-324, "/rope_theta"),
     ("max_position_embeddings", 2**60, "/max_position_embeddings"),
     ("sliding_window", -4, "/sliding_window"),
     ("attention_bias", True, "/attention_bias"),
@@ -198,6 +200,8 @@ BAD_KEYS: list[tuple[str, object]] = [
     ("llama.attention.layer_norm_rms_epsilon", float("nan")),
     ("llama.expert_count", 8),
     ("llama.rope.scaling.type", "longrope"),
+    ("llama.rope.scaling.factor", -2.0),
+    ("llama.rope.scale_linear", float("nan")),
 ]
 
 
@@ -206,6 +210,20 @@ def test_a_bad_gguf_key_is_named(key: str, value: object) -> None:
     with pytest.raises(MalformedError) as caught:
         llama.from_gguf(Fields(PATH, llama.to_gguf(PARAMETERS) | {key: value}))
     assert caught.value.field == key
+
+
+@pytest.mark.parametrize(
+    ("keys", "scaling"),
+    [
+        ({"llama.rope.scaling.factor": 4.0}, RopeScaling("linear", 4.0)),
+        ({"llama.rope.scale_linear": 2.0}, RopeScaling("linear", 2.0)),
+        ({"llama.rope.scaling.factor": 4.0, "llama.rope.scale_linear": 2.0}, RopeScaling("linear", 4.0)),
+        ({"llama.rope.scaling.factor": 0.0}, None),
+        ({"llama.rope.scaling.type": "none", "llama.rope.scaling.factor": 4.0}, None),
+    ],
+)
+def test_a_factor_without_a_type_scales_as_in_llama_cpp(keys: dict[str, object], scaling: RopeScaling | None) -> None:
+    assert llama.from_gguf(Fields(PATH, llama.to_gguf(PARAMETERS) | keys)).rope_scaling == scaling
 
 
 def test_unknown_architectures_list_the_known() -> None:

@@ -29,10 +29,12 @@ from converters.input_file import InputFile
 from converters.layout import OutputFile
 from converters.tokenizers.vocabulary import TokenKind
 from tests.fakes.gguf_bytes import (
+    F32,
     FLOAT32,
     INT8,
     INT32,
     LLAMA_SHAPES,
+    Q8_0,
     SMALL,
     TOKENS,
     Gguf,
@@ -43,6 +45,7 @@ from tests.fakes.gguf_bytes import (
     llama,
     string,
     strings,
+    tensor,
     uint32,
 )
 
@@ -112,6 +115,30 @@ def test_rotary_frequencies_of_another_form_are_kept_with_a_warning(tmp_path: Pa
     with opened(tmp_path / "f", llama(LLAMA_SHAPES | dict.fromkeys(names, (8,)))) as checkpoint:
         assert checkpoint.warnings == ("rope_freqs.weight, blk.0.attn_rot_embd.weight: kept, and not looked at",)
         assert set(names) < set(checkpoint.tensors)
+
+
+def test_a_vocabulary_of_another_size_is_said(tmp_path: Path) -> None:
+    with opened(tmp_path / "f", more(uint32("llama.vocab_size", 9))) as checkpoint:
+        assert checkpoint.warnings == ("llama.vocab_size is 9, the embedding has 8 rows",)
+        assert checkpoint.hyperparameters.vocab_size == 8
+
+
+@pytest.mark.parametrize("version", [0, 1, 3, 2**32 - 1])
+def test_quantized_blocks_of_another_version_are_other_weights(tmp_path: Path, version: int) -> None:
+    said = uint32("general.quantization_version", version)
+    opened(tmp_path / "plain", more(said)).close()
+    n_bytes = 8 * 34
+    quantized = tensor("token_embd.weight", (32, 8), Q8_0, 0)
+    moved = [quantized]
+    for name, shape in list(LLAMA_SHAPES.items())[1:]:
+        n_bytes += -n_bytes % 32
+        moved.append(tensor(name, shape[::-1], F32, n_bytes))
+        n_bytes += 4 * int(np.prod(shape))
+    file = replace(llama(), tensors=tuple(moved), data=bytes(n_bytes))
+    opened(tmp_path / "usual", replace(file, keys=(*file.keys, uint32("general.quantization_version", 2)))).close()
+    opened(tmp_path / "unsaid", file).close()
+    with pytest.raises(UnsupportedError, match=f"general.quantization_version: found {version}, allowed 2"):
+        opened(tmp_path / "f", replace(file, keys=(*file.keys, said)))
 
 
 def test_merged_file_is_whole(tmp_path: Path) -> None:
@@ -339,9 +366,8 @@ def test_order_of_tensors_does_not_depend_on_where_they_came_from(tmp_path: Path
         layouts = [gguf.lay_out(each, as_stored(each), "out.gguf", file_type=0) for each in (one, other)]
     assert layouts[0] == layouts[1]
     names = [placed.info.name for placed in layouts[0][0].tensors]
-    assert names == ["token_embd.weight", *list(LLAMA_SHAPES)[1:], "blk.0.attn_rot_embd.weight", "rope_freqs.weight"] and names[1:3] == [
-        "blk.0.attn_norm.weight", "blk.0.attn_q.weight",
-    ]  # fmt: skip
+    assert names == [*LLAMA_SHAPES, "blk.0.attn_rot_embd.weight", "rope_freqs.weight"]
+    assert names[:3] == ["token_embd.weight", "blk.0.attn_norm.weight", "blk.0.attn_q.weight"]
 
 
 @pytest.mark.parametrize(
