@@ -14,7 +14,7 @@ from converters.errors import shown
 from distro import catalog
 from distro.catalog import Resolved
 from distro.config import Settings
-from distro.errors import NotBuiltError, NotFoundError, SourceError, UsageError
+from distro.errors import MalformedManifestError, NotBuiltError, NotFoundError, SourceError, UsageError
 from distro.manifest import Model, fold
 from distro.progress import Progress, Silent
 from distro.reference import (
@@ -175,7 +175,7 @@ def _names(settings: Settings, store: Store, reference: Reference) -> tuple[str,
         case HubReference(repo, revision):
             return repo, revision, None
         case MagnetReference(_, infohash):
-            return f"torrent-{infohash[:16]}", None, None
+            return _torrent_here(store, infohash), None, None
         case TorrentReference(location) if not location.startswith("https://"):
             from distro.swarm.torrent import read
 
@@ -184,6 +184,33 @@ def _names(settings: Settings, store: Store, reference: Reference) -> tuple[str,
             resolved = catalog.load(settings).resolve(reference)
             return resolved.model.name, resolved.variant.name, resolved.model
     raise UsageError(f"{shown(str(reference))}: only `distro fetch` can open this; then use the name that it gives")
+
+
+def _torrent_here(store: Store, infohash: str) -> str:
+    """A torrent's name in the store. A hybrid is named after its v2 infohash; a v1 link finds it by its receipt."""
+    name = f"torrent-{infohash[:16]}"
+    here = [(model, variant) for model, variant in store.variants() if model.startswith("torrent-")]
+    if name in dict(here):
+        return name
+    for model, variant in here:
+        receipt = store.receipt(model, variant)
+        if receipt is None:
+            continue
+        swarms = [entry.source for entry in receipt.files.values()]
+        if f"swarm {infohash[:16]}" in swarms or any(_links_to(source, infohash) for source in receipt.sources):
+            return model
+    return name
+
+
+def _links_to(source: str, infohash: str) -> bool:
+    """Whether a source is a link to that torrent."""
+    from distro.swarm.magnet import parse_magnet
+
+    try:
+        magnet = parse_magnet(source)
+    except MalformedManifestError:  # another kind of source
+        return False
+    return infohash in (magnet.infohash_v1, magnet.infohash_v2)
 
 
 def _means(variant: str, name: str, reference: Reference) -> bool:

@@ -138,10 +138,15 @@ def _read(path: Path) -> Iterable[Remembered]:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return
-    with os.fdopen(descriptor, "rb") as stream:
+    try:
         if not _is_private(os.fstat(descriptor)):
             return
-        data = stream.read(_LONGEST_BYTES)
+        with os.fdopen(os.dup(descriptor), "rb") as stream:
+            data = stream.read(_LONGEST_BYTES)
+    except OSError:
+        return
+    finally:
+        os.close(descriptor)
     for line in data.splitlines():
         if (found := _parse(line)) is not None:
             yield found

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import random
+import re
+import time
 from pathlib import Path
 
 import pytest
@@ -182,3 +186,79 @@ def test_what_came_by_magnet_is_proven_by_its_receipt(tmp_path: Path) -> None:
     outcome = run(tmp_path, "verify", f"magnet:?xt=urn:btmh:1220{infohash}")
     assert outcome.code == 0
     assert outcome.out.splitlines()[1].split() == ["ok", "tiny.gguf", f"sha256:{SHA256}", "receipt"]
+
+
+def test_what_was_proven_today_is_not_read_again_and_that_is_said(base: Path) -> None:
+    folder = put(base / "home", "tiny", "q4_0", FILES)
+    time.sleep(2.1)  # so long a file must have been at rest
+    first = run(base, "verify", "tiny", "--json")
+    assert [(each["how"], each["proven_at"]) for each in first.json["files"]] == [("read", None)] * 2
+    second = run(base, "verify", "tiny", "--json")
+    assert second.code == 0
+    assert {each["how"] for each in second.json["files"]} == {"remembered"}
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", second.json["files"][0]["proven_at"])
+    talk = run(base, "verify", "tiny").error
+    assert re.search(
+        r"^not read again: 2 of 2 files, proven \d{4}-\d\d-\d\d \d\d:\d\d UTC or later and unchanged since \(--full",
+        talk,
+    )
+    assert "weak: 1 of 2 files" in talk
+    full = run(base, "verify", "tiny", "--full", "--json")
+    assert {each["how"] for each in full.json["files"]} == {"read"}
+    _spoil(folder / "tiny.gguf")
+    assert run(base, "verify", "tiny").code == 79
+
+
+def test_files_of_the_users_own_are_remembered_too(base: Path, own: Path) -> None:
+    time.sleep(2.1)
+    assert run(base, "verify", str(own)).code == 0
+    again = run(base, "verify", str(own), "--json")
+    assert {each["how"] for each in again.json["files"]} == {"remembered"}
+    assert {each["status"] for each in again.json["files"]} == {"ok", "weak"}
+    _spoil(own / "tiny.gguf")
+    spoilt = run(base, "verify", str(own), "--json")
+    assert [(each["path"], each["status"]) for each in spoilt.json["files"]] == [
+        ("config.json", "weak"), ("tiny.gguf", "unproven"),
+    ]  # fmt: skip
+    full = run(base, "verify", str(own), "--full", "--json")
+    assert {each["how"] for each in full.json["files"]} == {"read"}
+
+
+def test_the_first_verify_of_a_variant_makes_the_lists_of_its_pieces(base: Path) -> None:
+    large = random.Random(1).randbytes(9 << 20)
+    folder = put(base / "home", "large", "f16", {"model.gguf": large, "small": b"x"})
+    assert run(base, "verify", "large:f16").code == 0
+    entries = json.loads((folder / "receipt.json").read_text())["files"]
+    assert "pieces" not in entries["small"]
+    assert [path.name for path in (folder / ".pieces").iterdir()] == [entries["model.gguf"]["pieces"]]
+    (folder / "model.gguf").touch()
+    second = run(base, "verify", "large:f16", "--full", "--json")
+    assert [each["how"] for each in second.json["files"]] == ["pieces", "read"]
+    at = 5 << 20
+    content = bytearray(large)
+    content[at] ^= 1
+    (folder / "model.gguf").write_bytes(content)
+    outcome = run(base, "verify", "large:f16")
+    assert outcome.code == 79
+    assert outcome.error == (
+        f"{folder}/model.gguf: sha256 is another (1 of 3 pieces of 4194304 bytes differ, the first at byte 4194304), "
+        f"expected {hashlib.sha256(large).hexdigest()}"
+    )
+
+
+def test_a_store_that_cannot_be_written_is_proven_all_the_same(base: Path) -> None:
+    folder = put(base / "home", "large", "f16", {"model.gguf": random.Random(1).randbytes(9 << 20)})
+    (folder / ".pieces").symlink_to(base)
+    (base / "kept").touch()
+    assert run(base, "verify", "large:f16").code == 0
+    assert "pieces" not in (folder / "receipt.json").read_text().replace(".pieces", "")
+    assert (base / "kept").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("tiny", "--repair", "--rebuild"), ("tiny", "--peer", "host:1"), ("tiny", "--torrent", "x.torrent")],
+)
+def test_options_that_do_not_go_together(base: Path, arguments: tuple[str, ...]) -> None:
+    put(base / "home", "tiny", "q4_0", FILES)
+    assert run(base, "verify", *arguments).code == 2

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distro.digest import KINDS, Digester, digest_file, lfs_pointer_sha1, open_regular, sha256_of
+from distro.digest import KINDS, Digester, Tree, digest_file, feed_range, lfs_pointer_sha1, open_regular, sha256_of
 from distro.progress import SilentBar
 
 LEAF = 16 * 1024
@@ -78,6 +78,31 @@ def test_the_edge_of_the_tree_is_enough(n_leaves: int) -> None:
     digester.update(data)
     assert digester.digests() == {"pieces_root": _whole_tree(data).hex()}
     assert digester.digests() == {"pieces_root": _whole_tree(data).hex()}  # asking changes nothing
+
+
+@pytest.mark.parametrize("n_leaves", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("height", [3, 4])
+def test_a_tree_may_be_a_part_of_a_higher_one(n_leaves: int, height: int) -> None:
+    """What is missing of it are leaves of zeros, as in the last piece of a file."""
+    data = b"".join(i.to_bytes(2, "little") * (LEAF // 2) for i in range(n_leaves))
+    tree = Tree()
+    tree.update(data)
+    level = [hashlib.sha256(data[start : start + LEAF]).digest() for start in range(0, len(data), LEAF)]
+    level += [bytes(32)] * ((1 << height) - n_leaves)
+    while len(level) > 1:
+        level = [hashlib.sha256(a + b).digest() for a, b in zip(level[::2], level[1::2], strict=True)]
+    assert tree.root(height) == level[0]
+
+
+def test_a_range_of_a_file_ends_where_the_file_does(tmp_path: Path) -> None:
+    file, parts = tmp_path / "x", list[bytes]()
+    file.write_bytes(bytes(range(100)))
+    with file.open("rb") as stream:
+        assert feed_range(stream.fileno(), 10, 20, lambda view: parts.append(bytes(view))) == 10
+        assert feed_range(stream.fileno(), 90, 200, lambda view: parts.append(bytes(view))) == 10
+        assert feed_range(stream.fileno(), 100, 200, lambda view: parts.append(bytes(view))) == 0
+        assert stream.tell() == 0
+    assert parts == [bytes(range(10, 20)), bytes(range(90, 100))]
 
 
 def test_git_needs_the_size_before_the_bytes() -> None:

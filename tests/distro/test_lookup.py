@@ -7,6 +7,8 @@ import pytest
 from distro.config import Settings
 from distro.errors import NotFoundError, UsageError
 from distro.lookup import local, local_path
+from distro.receipt import Entry, Receipt
+from distro.store import Store
 from tests.fakes.store import put
 
 V2 = "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03"
@@ -49,6 +51,21 @@ def test_hub_repositories_and_torrents_are_found_by_what_they_were_fetched_with(
     torrent = _put(settings, f"torrent-{V2[:16]}", "gguf", "model.gguf")
     magnet = f"magnet:?xt=urn:btih:{V1}&xt=urn:btmh:1220{V2}&dn=x"
     assert local_path(settings, magnet) == torrent / "model.gguf"
+
+
+@pytest.mark.parametrize("known_by", ["its sources", "its files"])
+def test_a_hybrid_torrent_is_found_by_its_v1_link(settings: Settings, known_by: str) -> None:
+    """It is named after its v2 infohash, which a link of old clients does not have."""
+    sources = (f"magnet:?xt=urn:btih:{V1}&dn=x",) if known_by == "its sources" else ("./x.torrent",)
+    swarm = "folder /x" if known_by == "its sources" else f"swarm {V1[:16]}"
+    entry = Entry("0" * 64, 1, swarm, "2026-01-31T12:00:00Z")
+    store, model = Store(settings.home), f"torrent-{V2[:16]}"
+    store.write_receipt(Receipt(f"torrent-{'9' * 16}", "gguf", "gguf", {}))
+    store.write_receipt(Receipt(model, "gguf", "gguf", {"model.gguf": entry}, sources=sources))
+    for magnet in (f"magnet:?xt=urn:btih:{V1}", f"magnet:?xt=urn:btih:{V1.upper()}&tr=http://x/"):
+        assert local_path(settings, magnet) == store.folder(model, "gguf") / "model.gguf"
+    with pytest.raises(NotFoundError, match="not here"):
+        local_path(settings, f"magnet:?xt=urn:btih:{'0' * 40}")
 
 
 def test_of_two_revisions_one_has_to_be_named(settings: Settings) -> None:

@@ -80,6 +80,22 @@ def test_any_receipt_survives_the_round_trip(sizes: dict[str, int]) -> None:
         assert Receipt.read(path) == receipt
 
 
+def test_lists_of_piece_hashes_and_sources_are_written_where_there_are_any(tmp_path: Path) -> None:
+    entry = Entry(SHA, 2, "hub", "2026-01-31T12:00:00Z", pieces="f" * 64)
+    receipt = Receipt("m", "v", "gguf", {"a": entry}, sources=("hf:owner/name@main", "magnet:?xt=urn:btih:x"))
+    (tmp_path / "receipt.json").write_bytes(receipt.to_bytes())
+    assert Receipt.read(tmp_path / "receipt.json") == receipt
+    value = json.loads(receipt.to_bytes())
+    assert value["files"]["a"]["pieces"] == "f" * 64
+    assert value["sources"] == ["hf:owner/name@main", "magnet:?xt=urn:btih:x"]
+    assert receipt.as_variant()[1].sources == receipt.sources
+
+
+def test_an_address_with_a_secret_is_not_written_down() -> None:
+    sources = ("https://host/m/", "https://me:secret@host/m/", "https://host/m?token=secret", "http://a/b?x")
+    assert json.loads(Receipt("m", "v", "gguf", {}, sources=sources).to_bytes())["sources"] == ["https://host/m/"]
+
+
 def _set(*where: str, value: object) -> Callable[[dict[str, Any]], None]:
     def mutate(top: dict[str, Any]) -> None:
         for key in where[:-1]:
@@ -118,6 +134,10 @@ BAD = [
     ("proven by a word", _set("files", "b.bin", "proven", value="yes"), "files/b.bin/proven"),
     ("no source", _drop("files", "b.bin", "source"), "files/b.bin"),
     ("inputs without digests", _set("inputs", "x", value="y"), "inputs"),
+    ("pieces of a word", _set("files", "b.bin", "pieces", value="yes"), "files/b.bin/pieces"),
+    ("pieces of nothing", _set("files", "b.bin", "pieces", value=None), "files/b.bin/pieces"),
+    ("sources as a text", _set("sources", value="hf:a/b"), "sources"),
+    ("a source that is a number", _set("sources", value=[1]), "sources"),
     ("a recipe of a word", _set("recipe", value="q8_0"), "recipe"),
 ]
 
