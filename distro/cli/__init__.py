@@ -14,8 +14,9 @@ from typing import Annotated
 import typer
 
 from distro import config
-from distro.cli import console, stopping
+from distro.cli import console
 from distro.cli.quick import QuickCommand, QuickGroup
+from distro.cli.stopping import Stopping
 from distro.errors import NotBuiltError, exit_code, message, name_of
 
 app = typer.Typer(
@@ -28,6 +29,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Models live in the folder that DISTRO_HOME names, or in the platform's data folder.",
 )
+
+_INTERRUPTED = "interrupted; run the same command again to go on"
 
 # In the order of a model's way through the house. Each is a function of its own name in a module of its own name, but
 # for groups.
@@ -97,41 +100,43 @@ def _not_built(name: str) -> Callable[[typer.Context], None]:
 def main() -> None:
     """The entry point: runs the app, turns every error into one line and its exit code."""
     arguments = sys.argv[1:]
+    as_json = "--json" in arguments
     console.prepare()
-    stopping.prepare()
+    stopping = Stopping(lambda code: _say(code, "interrupted", _INTERRUPTED, as_json=as_json))
     _register(arguments)
     try:
         code = app(arguments or ["--help"], standalone_mode=False)
     except (KeyboardInterrupt, Exception) as error:
         if "--debug" in arguments:
             traceback.print_exc()
-        code = _explained(error, as_json="--json" in arguments)
+        is_interrupted = stopping.has_begun or isinstance(error, (KeyboardInterrupt, typer.Abort))
+        code = stopping.code if is_interrupted else _explained(error, as_json=as_json)
+    if stopping.has_begun or code == stopping.code:  # typer gives that code by itself
+        stopping.leave()
     if not arguments:
         code = 2  # help is what is needed, and yet nothing was asked for
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _explained(error: BaseException, *, as_json: bool) -> int:
-    """Say what went wrong, in one line, or as an event for a program; the exit code for it."""
+    """Say what went wrong; the exit code for it."""
+    if isinstance(error, typer.TyperException):  # a wrong option, a missing argument
+        code, name, text = error.exit_code, "usage", f"{error.format_message()} (`distro --help` shows how)"
+    else:
+        code, name, text = exit_code(error), name_of(error), message(error)
     if isinstance(error, OSError):
         console.forget_output()  # it may be what failed
-    code, name, text = _judged(error)
+    if code == 1:
+        name, text = "fault", f"{type(error).__name__}: {error} (a fault of ours; --debug shows where)"
+    _say(code, name, text, as_json=as_json)
+    return code
+
+
+def _say(code: int, name: str, text: str, *, as_json: bool) -> None:
+    """The one line of a failure for people, or an event for a program."""
     if as_json:
         from distro.cli.events import SCHEMA
 
         console.event("error", schema=SCHEMA, code=name, exit_code=code, message=text)
     else:
         console.error(text)
-    return code
-
-
-def _judged(error: BaseException) -> tuple[int, str, str]:
-    """(exit code, what programs know it by, what people are told)"""
-    if isinstance(error, typer.TyperException):  # a wrong option, a missing argument
-        return error.exit_code, "usage", f"{error.format_message()} (`distro --help` shows how)"
-    if isinstance(error, (KeyboardInterrupt, typer.Abort)):
-        return stopping.code(), "interrupted", "interrupted; run the same command again to go on"
-    code = exit_code(error)
-    if code == 1:
-        return code, "fault", f"{type(error).__name__}: {error} (a fault of ours; --debug shows where)"
-    return code, name_of(error), message(error)

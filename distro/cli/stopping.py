@@ -9,38 +9,49 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
+from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
-
-from distro.cli import console
 
 _PATIENCE_S = 1.5  # and half a second for the interpreter
 _NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_received: list[int] = []
 
 
-def prepare() -> None:
-    """From now on signals stop us as above."""
-    for number in _NUMBERS:
-        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
-            signal.signal(number, _stop)
+class Stopping:
+    """From now on signals stop us as above. tell: called with the exit code, says that we were interrupted."""
 
+    def __init__(self, tell: Callable[[int], object]) -> None:
+        self._tell = tell
+        self._received: list[int] = []
+        for number in _NUMBERS:
+            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+                signal.signal(number, self._stop)
 
-def code() -> int:
-    """The exit code of a command that was interrupted: 128 and the signal's number, as shells have it."""
-    return 128 + (_received[0] if _received else signal.SIGINT)
+    @property
+    def has_begun(self) -> bool:
+        """Whether a signal asked us to stop."""
+        return bool(self._received)
 
+    @property
+    def code(self) -> int:
+        """The exit code of a command that was interrupted: 128 and the signal's number, as shells have it."""
+        return 128 + (self._received[0] if self._received else signal.SIGINT)
 
-def _stop(number: int, frame: FrameType | None) -> None:
-    _received.append(number)
-    if len(_received) > 1:
-        _end()
-    guard = threading.Timer(_PATIENCE_S, _end)
-    guard.daemon = True
-    guard.start()
-    raise KeyboardInterrupt
+    def leave(self) -> None:
+        """Say so and end the process now: threads that are still at work are not waited for."""
+        self._tell(self.code)
+        with suppress(OSError, ValueError):
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        os._exit(self.code)
 
-
-def _end() -> None:
-    console.say("error: interrupted; run the same command again to go on")
-    os._exit(code())
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        self._received.append(number)
+        if len(self._received) > 1:
+            self.leave()
+        guard = threading.Timer(_PATIENCE_S, self.leave)
+        guard.daemon = True
+        guard.start()
+        raise KeyboardInterrupt
