@@ -12,13 +12,27 @@ from pathlib import Path
 
 from converters.errors import UnsafeError
 
-# What the files of a model are called. Nothing that can be written like this leads anywhere else, on any system.
-_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,254}")
+# What the files of a model are called. Nothing that can be written like this leads anywhere else, on any system: what
+# begins like a device is one to Windows (Naming Files, Paths, and Namespaces), which also drops a dot at the end.
+_FILE_NAME = re.compile(
+    r"(?!(?:CON|PRN|AUX|NUL|COM[0-9]|LPT[0-9])(?:\.|$))[A-Z0-9_][A-Z0-9_.+-]{0,254}(?<!\.)", re.IGNORECASE | re.ASCII
+)
 
 
 def is_file_name(text: str) -> bool:
     """Whether this is the plain name of a file and no path: ASCII letters, digits, `_`, `.`, `+`, `-`."""
     return _FILE_NAME.fullmatch(text) is not None
+
+
+def beside(named: Path, name: str) -> Path:
+    """The path of another file of the set that somebody named one file of, whether it exists or not.
+
+    Who links to one file of a set links to all of them, so it may lie where that one does. Raises UnsafeError for a
+    link that leads anywhere else.
+    """
+    path = named.with_name(name)
+    home, target = (Path(os.path.realpath(each)).parent for each in (named, path))
+    return path if target == home else inside(named.parent, name)
 
 
 def inside(folder: Path, name: str) -> Path:

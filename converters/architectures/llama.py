@@ -201,7 +201,7 @@ def from_gguf(fields: Fields) -> HyperParameters:
 
 
 def _scaling_from_gguf(fields: Fields) -> RopeScaling | None:
-    """A factor alone scales linearly, and has an older key; 0 is none (`load_hparams` in llama.cpp's llama-model.cpp)."""
+    """A factor alone scales linearly, and has an older key; 0 is none (`load_hparams` in llama-model.cpp)."""
     factor = "llama.rope.scaling.factor"
     if factor not in fields and "llama.rope.scale_linear" in fields:
         factor = "llama.rope.scale_linear"

@@ -26,6 +26,7 @@ from converters import dtypes
 from converters.architectures import llama
 from converters.checkpoint import Checkpoint
 from converters.errors import ConversionError, MalformedError, MissingError
+from converters.folder import beside
 from converters.formats import signatures
 from converters.formats.ggml_header import Header, read_header
 from converters.hyperparameters import HyperParameters
@@ -110,7 +111,7 @@ def _n_parts(file: InputFile, header: Header) -> int:
 
 
 def _part(opener: Opener, path: Path, number: int) -> InputFile:
-    other = path.with_name(f"{path.name}.{number}")
+    other = beside(path, f"{path.name}.{number}")
     if not other.exists():
         match = _PART.fullmatch(path.name)
         if match and path.with_name(match[1]).exists():

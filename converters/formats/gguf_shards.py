@@ -20,6 +20,7 @@ from pathlib import Path
 from converters.byte_order import SwappedTensor
 from converters.errors import MalformedError, MissingError, UnsupportedError, shown
 from converters.fields import Fields
+from converters.folder import beside, inside
 from converters.formats.gguf_header import Header, read_header
 from converters.formats.gguf_values import packed_value
 from converters.input_file import InputFile, Opener
@@ -70,28 +71,37 @@ def prefix_of(name: str) -> str:
 
 
 def holds_models(folder: Path) -> bool:
-    """Whether a folder has GGUF files, and is not another format's model with such files beside it."""
-    return any(folder.glob("*.gguf")) and not (folder / "config.json").exists()
+    """Whether a folder has GGUF files, and is not another format's model with such files beside it.
+
+    A config.json alone makes no other model: those who publish GGUF files often leave it there.
+    """
+    is_other = any((folder / name).exists() for name in ("config.json", "params.json"))
+    others = (path for ending in ("safetensors", "bin", "pth") for path in folder.glob(f"*.{ending}"))
+    return any(folder.glob("*.gguf")) and not (is_other and any(others))
 
 
 def only_model(folder: Path) -> Path:
-    """The first file of the one model in a folder. Raises UnsupportedError for several, MissingError for none."""
+    """The first file of the one model in a folder.
+
+    Raises UnsupportedError for several, MissingError for none, UnsafeError for a link that leaves the folder.
+    """
     names = sorted((path.name for path in folder.glob("*.gguf")), reverse=True)
-    models = {prefix_of(name): folder / name for name in names}
+    models = {prefix_of(name): name for name in names}
     if not models:
         raise MissingError(folder / "*.gguf", "a GGUF model was expected here")
     if len(models) > 1:
         more = f" and {len(models) - _MOST_SHOWN} more" if len(models) > _MOST_SHOWN else ""
         found = f"{', '.join(sorted(models)[:_MOST_SHOWN])}{more}"
         raise UnsupportedError(folder, "folder", found=found, allowed="one GGUF model; name the file that is meant")
-    return next(iter(models.values()))
+    return inside(folder, next(iter(models.values())))
 
 
 def open_shards(path: Path, opener: Opener = InputFile, *, allow_trailing: bool = False) -> tuple[Shard, ...]:
     """The files of a model in their order, of which `path` is any; all are open, and judged together.
 
     allow_trailing: as `read_header` has it. Raises MalformedError naming the shard and the key or tensor, MissingError
-    naming a shard that is not there, UnsupportedError for names that do not tell the others' names.
+    naming a shard that is not there, UnsupportedError for names that do not tell the others' names, UnsafeError for a
+    shard that is a link to somewhere else than the one that was named.
     """
     with ExitStack() as stack:
 
@@ -107,7 +117,7 @@ def open_shards(path: Path, opener: Opener = InputFile, *, allow_trailing: bool 
             names = _names(named, count)
             _check_number(named, names.index(path.name), count)
             try:
-                shards = tuple(named if name == path.name else opened(path.with_name(name)) for name in names)
+                shards = tuple(named if name == path.name else opened(beside(path, name)) for name in names)
             except MissingError as error:
                 raise MissingError(error.path, f"{shown(path.name)} is of the same model") from error
             for index, shard in enumerate(shards):

@@ -208,7 +208,8 @@ def lay_out(
 
     dtype: of all weights. target: "safetensors", or "bin" for PyTorch's files. max_shard_bytes: of weights in a shard;
     a tensor that is larger has one for itself. provenance: what the files of weights say of their making. The result
-    depends on the checkpoint's content and on these alone. Raises RefusedError for a dtype that neither kind holds.
+    depends on the checkpoint's content and on these alone. Raises RefusedError for a dtype that neither kind holds and
+    for more shards than are read.
     """
     if dtype not in _WRITABLE:
         allowed = ", ".join(each.name for each in _WRITABLE)
@@ -221,6 +222,9 @@ def lay_out(
     sources = {theirs: ours for ours, theirs in architecture.hf_names(parameters).items()}
     infos = [TensorInfo(theirs, dtype, checkpoint.tensors[ours].info.shape) for theirs, ours in sources.items()]
     shards = _split(infos, max_shard_bytes or _DEFAULT_SHARD_BYTES, *_FILES[target])
+    if len(shards) > huggingface_weights.MOST_SHARDS:
+        most = huggingface_weights.MOST_SHARDS
+        raise RefusedError(f"{checkpoint.path}: {len(shards)} shards, allowed at most {most}; let each hold more")
     if len(shards) > 1:
         texts["".join(_FILES[target]) + ".index.json"] = _json(_index(shards))
     if (card := model_card.write(checkpoint.card)) is not None:

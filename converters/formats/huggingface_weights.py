@@ -23,7 +23,8 @@ from converters.formats.pytorch_tensors import PyTorchTensor
 from converters.input_file import InputFile, Opener
 
 _LARGEST_INDEX = 64 << 20
-_MOST_SHARDS = 10_000
+# Each stays open while the model is, and a process may have 1024 files open on many systems.
+MOST_SHARDS = 512
 # By format: the one file, the index, the ending of shards. The first that is there is taken.
 _WEIGHTS = {
     "safetensors": ("model.safetensors", "model.safetensors.index.json", ".safetensors"),
@@ -99,8 +100,8 @@ def _from_index(folder: Path, kind: str) -> Weights:
             raise section.error(_pointer(name), shard, f"the plain name of a {ending} file")
         where[name] = shard
     shards = tuple(sorted(set(where.values())))
-    if len(shards) > _MOST_SHARDS:
-        raise fields.error("weight_map", f"{len(shards)} shards", f"at most {_MOST_SHARDS}")
+    if len(shards) > MOST_SHARDS:
+        raise fields.error("weight_map", f"{len(shards)} shards", f"at most {MOST_SHARDS}")
     for shard in shards:
         if not (folder / shard).exists():
             raise MissingError(folder / shard, f"a shard that {index} names")

@@ -10,7 +10,21 @@ from converters.errors import UnsafeError
 from converters.folder import inside, is_file_name
 
 
-@pytest.mark.parametrize("name", ["config.json", "model-00001-of-00002.safetensors", "a", "_a", "x" * 255, "c++.bin"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "config.json",
+        "model-00001-of-00002.safetensors",
+        "a",
+        "_a",
+        "x" * 255,
+        "c++.bin",
+        "consolidated.00.pth",
+        "NULL",
+        "com10.bin",
+        "x.con",
+    ],
+)
 def test_a_plain_name_is_a_file_name(name: str) -> None:
     assert is_file_name(name)
 
@@ -18,7 +32,8 @@ def test_a_plain_name_is_a_file_name(name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     ["", ".", "..", ".hidden", "-rf", "../x", "a/b", "/etc/passwd", "a\\b", "..\\x", "C:x", "C:\\x", "\\\\host\\share",
-     "a:b", "a\0b", "a\n", "a b", "é", "a\u202eb", "x" * 256, "~", "%2e%2e", "a*"],
+     "a:b", "a\0b", "a\n", "a b", "é", "a\u202eb", "x" * 256, "~", "%2e%2e", "a*",
+     "CON", "con.safetensors", "Aux.bin", "nul.model.bin", "COM1", "lpt9.bin", "model.bin.", "\u212aa", "\u017f"],
 )  # fmt: skip
 def test_everything_else_is_none(name: str) -> None:
     assert not is_file_name(name)

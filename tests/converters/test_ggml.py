@@ -20,7 +20,7 @@ from converters import convert, dtypes, plan, quants
 from converters.architectures import llama
 from converters.checkpoint import Checkpoint
 from converters.dtypes import DType
-from converters.errors import MalformedError, MissingError, RefusedError
+from converters.errors import MalformedError, MissingError, RefusedError, UnsafeError
 from converters.formats import open_checkpoint
 from converters.hyperparameters import HyperParameters
 from converters.input_file import InputFile
@@ -376,6 +376,18 @@ def test_a_part_that_is_not_there_is_named(tmp_path: Path) -> None:
     paths[2].unlink()
     with pytest.raises(MissingError, match=r"m\.bin\.2: not found, part 3 of a model that was written in parts"):
         open_checkpoint(paths[0])
+
+
+def test_a_part_that_is_a_link_to_elsewhere_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    first, second = old_ggml.write_parts(tmp_path / "model" / "m.bin", "GGML", old_ggml.F16, 2, WIDE)
+    second.rename(tmp_path / second.name)
+    second.symlink_to(tmp_path / second.name)
+    with pytest.raises(UnsafeError, match=r"m\.bin\.1: file: found a link to"):
+        open_checkpoint(first)
+    first.rename(tmp_path / first.name)
+    first.symlink_to(tmp_path / first.name)
+    open_checkpoint(first).close()
 
 
 def test_parts_of_different_models_are_refused(tmp_path: Path) -> None:

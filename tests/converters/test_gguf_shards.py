@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from converters.errors import ConversionError, MalformedError, MissingError, UnsupportedError
+from converters.errors import ConversionError, MalformedError, MissingError, UnsafeError, UnsupportedError
 from converters.formats import gguf, open_checkpoint
 from converters.formats.gguf_shards import MOST_SHARDS, open_shards, prefix_of, shard_name
 from tests.fakes.gguf_bytes import LLAMA_SHAPES
@@ -79,8 +79,36 @@ def test_folder_of_one_model_opens_it(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match="found other, tiny, allowed one GGUF model") as caught:
         open_checkpoint(tmp_path / "model")
     assert caught.value.field == "folder"
-    (tmp_path / "model" / "config.json").write_text("{}")
-    assert not gguf.sniff(tmp_path / "model"), "the GGUFs stand beside a model of another format"
+
+
+@pytest.mark.parametrize(
+    ("config", "weights"), [("config.json", "model.safetensors"), ("params.json", "consolidated.00.pth")]
+)
+def test_folder_of_another_model_with_gguf_files_beside_it(tmp_path: Path, config: str, weights: str) -> None:
+    """A config.json by itself is no model: many who publish GGUF files leave one there."""
+    written(tmp_path, V3.shards())
+    (tmp_path / config).write_text("{}")
+    with open_checkpoint(tmp_path) as checkpoint:
+        assert checkpoint.path == tmp_path / NAMES[0]
+    (tmp_path / weights).write_bytes(b"")
+    assert not gguf.sniff(tmp_path)
+
+
+def test_shards_that_are_links_to_elsewhere_are_not_followed(tmp_path: Path) -> None:
+    """Unless the one that was named is a link to there too: who links to one of them links to all."""
+    paths = written(tmp_path / "model", V3.shards())
+    (tmp_path / "there").mkdir()
+    for number, path in reversed(list(enumerate(paths))):
+        path.rename(tmp_path / "there" / path.name)
+        path.symlink_to(tmp_path / "there" / path.name)
+        if number:
+            with pytest.raises(UnsafeError, match="found a link to") as caught:
+                open_checkpoint(paths[0])
+            assert caught.value.path == path
+    with open_checkpoint(paths[1]) as checkpoint:
+        assert checkpoint.tensors.keys() == LLAMA_SHAPES.keys()
+    with pytest.raises(UnsafeError, match="found a link to"):  # nobody named any of them
+        open_checkpoint(paths[0].parent)
 
 
 def test_folder_without_the_first_shard(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import torch
 from converters import convert, dtypes, plan
 from converters.checkpoint import Checkpoint
 from converters.errors import MalformedError, MissingError, RefusedError, UnsafeError, UnsupportedError
-from converters.formats import huggingface, open_checkpoint
+from converters.formats import huggingface, huggingface_weights, open_checkpoint
 from converters.input_file import InputFile
 from converters.recipe import Recipe
 from converters.tensors import Tensor
@@ -269,7 +269,7 @@ def add_to_second(name: str) -> Callable[[Path], object]:
     return apply
 
 
-MANY = {f"t{i}": f"{i}.safetensors" for i in range(10_001)}
+MANY = {f"t{i}": f"{i}.safetensors" for i in range(513)}
 POINTER = "model.safetensors.index.json: /weight_map/model.norm.weight"
 SHARDED: list[tuple[str, Callable[[Path], object], type[Exception], str]] = [
     *(
@@ -290,7 +290,7 @@ SHARDED: list[tuple[str, Callable[[Path], object], type[Exception], str]] = [
     ("an empty weight_map", index(lambda index: index.update(weight_map={})), MalformedError, f"{INDEX}: /weight_map"),
     ("weight_map null", index(lambda index: index.update(weight_map=None)), MalformedError, f"{INDEX}: /weight_map"),
     ("weight_map a list", index(lambda index: index.update(weight_map=[1])), MalformedError, f"{INDEX}: /weight_map"),
-    ("10,001 shards", index(lambda index: index.update(weight_map=MANY)), MalformedError, "found 10001 shards"),
+    ("513 shards", index(lambda index: index.update(weight_map=MANY)), MalformedError, "found 513 shards"),
     ("a shard missing", lambda folder: (folder / FIRST).unlink(), MissingError, f"{FIRST}: not found, a shard that "),
     ("a tensor in the wrong shard", shard(FIRST), MalformedError, f"{NORM}: found a tensor out of place"),
     ("a tensor that the shard lacks", index(lambda index: index["weight_map"].update(x=FIRST)), MalformedError,
@@ -443,6 +443,15 @@ def test_a_tensor_larger_than_a_shard_has_one_for_itself(tmp_path: Path) -> None
     shards = [output for output in outputs if output.tensors]
     assert [len(output.tensors) for output in shards] == [1] * 21
     assert shards[20].path == "model-00021-of-00021.safetensors"
+
+
+def test_more_shards_than_are_read_are_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_weights, "MOST_SHARDS", 20)
+    with (
+        open_checkpoint(tiny_llama.write(tmp_path / "m")) as checkpoint,
+        pytest.raises(RefusedError, match="21 shards, allowed at most 20; let each hold more"),
+    ):
+        huggingface.lay_out(checkpoint, dtypes.F16, max_shard_bytes=1)
 
 
 def test_quantized_types_have_no_place_in_safetensors(tmp_path: Path) -> None:
