@@ -79,13 +79,14 @@ class StorageError(DistroError):
 class SourceError(DistroError):
     """A source could not give what was asked; `source` names it, without secrets.
 
-    retry_after_s: how long the source asks us to wait, None if it does not say.
+    retry_after_s: how long the source asks us to wait, None if it does not say. unreachable: nobody answered, be it
+    that the source is gone or our own network.
     """
 
     exit_code = 75
 
-    def __init__(self, source: str, why: str, *, retry_after_s: float | None = None) -> None:
-        self.source, self.why, self.retry_after_s = source, why, retry_after_s
+    def __init__(self, source: str, why: str, *, retry_after_s: float | None = None, unreachable: bool = False) -> None:
+        self.source, self.why, self.retry_after_s, self.unreachable = source, why, retry_after_s, unreachable
         super().__init__(f"{shown(source)}: {why}")
 
 

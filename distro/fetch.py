@@ -1,16 +1,20 @@
-"""The story of a fetch: what is here already, room for the rest, the sources in order, proof, its place, a receipt."""
+"""The story of a fetch: what is here already, room for the rest, the sources, proof, its place, a receipt.
+
+A file of several pieces comes from all sources together that can be read in parts (distro/gather.py); small ones, those
+of unknown size and what nobody can prove come from one source after another, as do copies, packages and swarms.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 
 from converters.errors import escape, shown
 from distro import disk
+from distro.choice import EVERYTHING, Choice
 from distro.config import Settings
 from distro.digest import sha256_of
 from distro.errors import (
@@ -23,14 +27,19 @@ from distro.errors import (
     UnsafeRequestError,
     WrongBytesError,
 )
+from distro.gather import Gathering
+from distro.lane import Lane
 from distro.manifest import File, Model, Variant
-from distro.progress import Bar, Progress
+from distro.partial import Partial
+from distro.piece_hashes import PieceHashes, piece_length_for
+from distro.piece_proof import proof_of
+from distro.progress import MeteredBar, Progress
 from distro.receipt import Entry, Receipt, now
-from distro.sources import open_source
 from distro.sources.base import Source
-from distro.sources.local import FolderSource, HubCacheSource
-from distro.store import Partial, Store
+from distro.sources.local import HubCacheSource
+from distro.store import Store
 from distro.verify import Status, Verdict, check
+from distro.ways import Ways
 
 
 def fetch(
@@ -40,32 +49,34 @@ def fetch(
     *,
     progress: Progress,
     only: str | None = None,
+    wanted: Choice = EVERYTHING,
     target: Path | None = None,
     folder: Path | None = None,
     peers: Sequence[tuple[str, int]] = (),
 ) -> Path:
     """Bring a variant, proven, and say where it is: its file if it has but one, else its folder.
 
-    only: a pattern such as `*.json`; `*` matches slashes too. target: a folder to put it in instead of the store.
-    folder: one to look in before any other source. peers: host and port for swarms.
+    only: a pattern such as `*.json`; `*` matches slashes too; or `wanted`, which says more. target: a folder to put it
+    in instead of the store. folder: one to look in before any other source. peers: host and port for swarms.
     Raises NotFoundError if `only` matches nothing, UnsafeRequestError if nobody published what the files are,
     DiskFullError before anything is transferred, WrongBytesError if no source had the right bytes, and else the
     SourceError of the source that came nearest.
     """
-    wanted = tuple(file for file in variant.files if only is None or fnmatchcase(file.path, only))
-    if not wanted:
-        raise _nothing_to_fetch(model, variant, only)
+    choice = wanted if only is None else Choice((only,))
+    files = tuple(file for file in variant.files if choice(file.path))
+    if not files:
+        raise _nothing_to_fetch(model, variant, choice)
     store = Store(settings.home)
     place = target or store.folder(model.name, variant.name)
     fetching = _Fetch(settings, store, model, variant, place, target, progress)
     with store.lock(model.name, variant.name, waiting=lambda: progress.say("another distro is fetching this; waiting")):
-        fetching.run(wanted, folder, peers)
+        fetching.run(files, folder, peers)
     return place / variant.files[0].path if len(variant.files) == 1 else place
 
 
 @dataclass
 class _Fetch:
-    """One run. received: what the receipt said. entries: what is proven now. left: sources of no more use, and why."""
+    """One run. received: what the receipt said. entries: what is proven now. lists: of piece hashes that were made."""
 
     settings: Settings
     store: Store
@@ -76,7 +87,7 @@ class _Fetch:
     progress: Progress
     received: dict[str, Entry] = field(default_factory=dict)
     entries: dict[str, Entry] = field(default_factory=dict)
-    left: dict[str, SourceError] = field(default_factory=dict)
+    lists: list[PieceHashes] = field(default_factory=list)
 
     def run(self, wanted: tuple[File, ...], folder: Path | None, peers: Sequence[tuple[str, int]]) -> None:
         self._refuse_our_own_name(wanted)
@@ -84,9 +95,13 @@ class _Fetch:
         missing = tuple(file for file in wanted if not self._is_here(file))
         if missing:
             self._check_room(missing)
-            with _Sources(self, folder, peers) as sources, self._total_bar(missing) as total:
+            ways = Ways(
+                self.settings, self.store, self.model, self.variant,
+                target=self.target, folder=folder, peers=peers, progress=self.progress,
+            )  # fmt: skip
+            with ways, self._total_bar(missing) as total:
                 for file in missing:
-                    self.entries[file.path] = self._bring(file, sources, total)
+                    self.entries[file.path] = self._bring(file, ways, total)
         if self.target is None and self.entries.items() - self.received.items():
             self._write_receipt()
         for reference in self.variant.sources:
@@ -135,41 +150,119 @@ class _Fetch:
     def _arrived(self, file: File) -> int:
         return self.store.received(self.model.name, self.variant.name, file, beside=self.target)
 
-    def _total_bar(self, missing: tuple[File, ...]) -> Bar:
+    def _total_bar(self, missing: tuple[File, ...]) -> MeteredBar:
         sizes = [file.size for file in missing]
         total = None if None in sizes else sum(size or 0 for size in sizes)
         return self.progress.bar(f"{self.model.name}:{self.variant.name}", total, sum(map(self._arrived, missing)))
 
-    def _bring(self, file: File, sources: _Sources, total: Bar) -> Entry:
-        """One file from the first source that has it right, in its place. Raises what the sources raised."""
+    def _bring(self, file: File, ways: Ways, total: MeteredBar) -> Entry:
+        """One file, proven, in its place. Raises what the sources raised."""
         failures: list[SourceError | WrongBytesError] = []
-        with self.store.partial(self.model.name, self.variant.name, file, beside=self.target) as partial:
-            bars = _Bars(self.progress, file, total, partial.size)
-            if partial.size == file.size and (verdict := check(partial.path, file)).is_right:
-                return self._publish(file, partial, "an earlier run", verdict)
-            for source in sources:
-                try:
-                    verdict = self._try(source, file, partial, bars)
-                except (SourceError, WrongBytesError) as error:
-                    failures.append(error)
-                    self._leave(source, file, error)
-                else:
-                    return self._publish(file, partial, source.name, verdict)
-        raise _told_together(file, list(dict.fromkeys([*self.left.values(), *failures])))
+        with self._partial(file) as partial:
+            entry = self._from_earlier(file, partial) or self._from_near(file, partial, ways, total, failures)
+            if entry is None and _is_in_pieces(file) and (lanes := ways.lanes()):
+                entry = self._from_lanes(file, partial, ways, lanes, total, failures)
+            if entry is None:
+                sources = ways.whole() if _is_in_pieces(file) else chain(ways.streams(), ways.whole())
+                entry = self._one_by_one(file, partial, sources, ways, total, failures)
+        if entry is None:
+            raise _told_together(file, list(dict.fromkeys([*ways.left.values(), *failures])))
+        return entry
 
-    def _leave(self, source: Source, file: File, error: SourceError | WrongBytesError) -> None:
-        """For this file; for all that are to come only if it failed, not if it lacks the file or has another."""
-        if not isinstance(error, NotThereError | WrongBytesError):
-            self.left[source.name] = error
-        if not (isinstance(error, NotThereError) and isinstance(source, HubCacheSource)):  # a cache may lack anything
+    def _partial(self, file: File, *, fresh: bool = False) -> Partial:
+        return self.store.partial(self.model.name, self.variant.name, file, beside=self.target, fresh=fresh)
+
+    def _from_earlier(self, file: File, partial: Partial) -> Entry | None:
+        """A file that was complete when an earlier run ended; in pieces, the lanes find that out."""
+        if not _is_in_pieces(file) and partial.size == file.size and (verdict := check(partial.path, file)).is_right:
+            return self._publish(file, partial, "an earlier run", verdict)
+        return None
+
+    def _from_near(
+        self, file: File, partial: Partial, ways: Ways, total: MeteredBar, failures: list[SourceError | WrongBytesError]
+    ) -> Entry | None:
+        """A copy. What arrived before is not touched until that is right."""
+        with self._partial(file, fresh=True) as copy:
+            entry = self._one_by_one(file, copy, ways.near(), ways, total, failures)
+        if entry is not None:
+            partial.discard()
+        return entry
+
+    def _from_lanes(
+        self,
+        file: File,
+        partial: Partial,
+        ways: Ways,
+        lanes: Sequence[Lane],
+        total: MeteredBar,
+        failures: list[SourceError | WrongBytesError],
+    ) -> Entry | None:
+        def leave(lane: Lane, error: SourceError | WrongBytesError) -> None:
+            failures.append(error)
+            ways.leave(lane, error)
             self.progress.say(f"{error}; leaving this source for {file.path}")
-        if isinstance(error, WrongBytesError):
-            self.progress.say(f"{file.path}: the wrong bytes are kept for a look, until `distro gc`")
 
-    def _publish(self, file: File, partial: Partial, source: str, verdict: Verdict) -> Entry:
+        bars = _Bars(self.progress, file, total, self._arrived(file))
+        with bars.begin(self._arrived(file)) as bar:
+            proof = proof_of(file, self.variant)
+            gathering = Gathering(file, partial, lanes, proof, bar, leave, self.progress.say)
+            gathered = gathering.gather()
+        if gathered is None:
+            return None
+        for name in gathered.sources:
+            ways.worked(name)
+        if gathered.hashes is not None:
+            self.lists.append(gathered.hashes)
+        return self._publish(
+            file, partial, ", ".join(gathered.sources), gathered.verdict, gathered.sha256, gathered.hashes
+        )
+
+    def _one_by_one(
+        self,
+        file: File,
+        partial: Partial,
+        sources: Iterable[Source],
+        ways: Ways,
+        total: MeteredBar,
+        failures: list[SourceError | WrongBytesError],
+    ) -> Entry | None:
+        """From the first source that has all of it right."""
+        if not partial.is_in_order:  # pieces of a file; those who give it from its beginning on cannot use them
+            with self._partial(file, fresh=True) as begun:
+                entry = self._one_by_one(file, begun, sources, ways, total, failures)
+            if entry is not None:
+                partial.discard()
+            return entry
+        bars = _Bars(self.progress, file, total, partial.size)
+        for source in sources:
+            try:
+                verdict = self._try(source, file, partial, bars)
+            except (SourceError, WrongBytesError) as error:
+                failures.append(error)
+                ways.leave(source, error)
+                if not (
+                    isinstance(error, NotThereError) and isinstance(source, HubCacheSource)
+                ):  # it may lack anything
+                    self.progress.say(f"{error}; leaving this source for {file.path}")
+                if isinstance(error, WrongBytesError):
+                    self.progress.say(f"{file.path}: the wrong bytes are kept for a look, until `distro gc`")
+            else:
+                ways.worked(source.name)
+                return self._publish(file, partial, source.name, verdict)
+        return None
+
+    def _publish(
+        self,
+        file: File,
+        partial: Partial,
+        source: str,
+        verdict: Verdict,
+        sha256: str = "",
+        hashes: PieceHashes | None = None,
+    ) -> Entry:
         if verdict.status == Status.UNPROVEN:
             self.progress.say(f"{file.path}: no digest was published; the bytes are unproven")
-        entry = _entry(partial.path, source, verdict)
+        entry = _entry(partial.path, source, verdict, sha256, hashes)
         partial.publish(self.place / file.path, within=self.place)
         return entry
 
@@ -206,64 +299,14 @@ class _Fetch:
         known = {file.path for file in self.variant.files}
         before = {path: entry for path, entry in self.received.items() if path in known}
         files = {**before, **self.entries}
-        self.store.write_receipt(Receipt(self.model.name, self.variant.name, self.variant.format, files))
-
-
-class _Sources:
-    """All sources of a fetch in order, each opened when its turn comes first, all closed at the end."""
-
-    def __init__(self, fetching: _Fetch, folder: Path | None, peers: Sequence[tuple[str, int]]) -> None:
-        self._fetching = fetching
-        self._openers = dict(_openers(fetching, folder, peers))
-        self._open: dict[str, Source] = {}
-        self._closing = ExitStack()
-
-    def __iter__(self) -> Iterator[Source]:
-        left = self._fetching.left
-        for key, opener in self._openers.items():
-            if key in left:
-                continue
-            try:
-                source = self._open.get(key) or opener()
-            except SourceError as error:
-                self._fetching.progress.say(f"{error}; leaving this source")
-                left[key] = error
-                continue
-            if key not in self._open:
-                self._open[key] = source
-                self._closing.callback(source.close)
-            if source.name not in left:
-                yield source
-
-    def __enter__(self) -> _Sources:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._closing.close()
-
-
-def _openers(
-    fetching: _Fetch, folder: Path | None, peers: Sequence[tuple[str, int]]
-) -> Iterator[tuple[str, Callable[[], Source]]]:
-    """What is near comes first: the user's folder, our store, the hub's cache; then the manifest's, as listed."""
-    settings, store, variant = fetching.settings, fetching.store, fetching.variant
-    if folder is not None:
-        yield "folder", lambda: FolderSource(folder)
-    if fetching.target is not None:
-        ours = store.folder(fetching.model.name, variant.name)
-        if ours.is_dir():
-            yield "store", lambda: FolderSource(ours)
-    cache = settings.hub_cache
-    if cache is not None and cache.is_dir():
-        yield "cache", lambda: HubCacheSource(cache)
-    for reference in variant.sources:
-        yield reference, lambda reference=reference: open_source(settings, reference, variant, peers=peers)  # type: ignore[misc]
+        receipt = Receipt(self.model.name, self.variant.name, self.variant.format, files, sources=self.variant.sources)
+        self.store.write_receipt(receipt, self.lists)
 
 
 class _Bars:
     """The bar of one file and the total's, as one; after a new start the total waits until it is passed again."""
 
-    def __init__(self, progress: Progress, file: File, total: Bar, done: int) -> None:
+    def __init__(self, progress: Progress, file: File, total: MeteredBar, done: int) -> None:
         self._progress, self._file, self._total = progress, file, total
         self._position = self._furthest = done
 
@@ -282,6 +325,14 @@ class _Bars:
     def note(self, text: str) -> None:
         self._bar.note(text)
 
+    def verified(self, n_bytes: int) -> None:
+        self._bar.verified(n_bytes)
+        self._total.verified(n_bytes)
+
+    def came_from(self, source: str, n_bytes: int) -> None:
+        self._bar.came_from(source, n_bytes)
+        self._total.came_from(source, n_bytes)
+
     def __enter__(self) -> _Bars:
         self._bar.__enter__()
         return self
@@ -292,17 +343,24 @@ class _Bars:
         self._bar.__exit__(kind, error, trace)
 
 
-def _entry(path: Path, source: str, verdict: Verdict) -> Entry:
-    sha256 = verdict.found if verdict.kind == "sha256" and verdict.found else sha256_of(path)
-    return Entry(sha256, path.stat().st_size, source, now(), proven=verdict.status != Status.UNPROVEN)
+def _entry(path: Path, source: str, verdict: Verdict, sha256: str = "", hashes: PieceHashes | None = None) -> Entry:
+    """sha256: where it is known already, as is `hashes`, the list of piece hashes."""
+    if not sha256:
+        sha256 = verdict.found if verdict.kind == "sha256" and verdict.found else sha256_of(path)
+    proven, pieces = verdict.status != Status.UNPROVEN, hashes.digest if hashes else None
+    return Entry(sha256, path.stat().st_size, source, now(), proven=proven, pieces=pieces)
 
 
-def _nothing_to_fetch(model: Model, variant: Variant, only: str | None) -> NotFoundError | UnsafeRequestError:
+def _is_in_pieces(file: File) -> bool:
+    return file.is_proven_by_digest and file.size is not None and file.size > piece_length_for(file.size)
+
+
+def _nothing_to_fetch(model: Model, variant: Variant, choice: Choice) -> NotFoundError | UnsafeRequestError:
     """Nothing matches; or the publisher gave a torrent and no word about its files, so there is nothing to prove by."""
     name = f"{model.name}:{variant.name}"
     torrents = [source for source in variant.sources if source.startswith("magnet:") or source.endswith(".torrent")]
     if variant.files or not torrents:
-        return NotFoundError(f"{name}: no file matches {shown(only or '*')}")
+        return NotFoundError(f"{name}: no file matches {shown(str(choice))}")
     is_v2 = "urn:btmh:" in torrents[0].lower()
     why = f"its publisher gave a {'' if is_v2 else 'v1 '}torrent, and nobody published digests of the files in it"
     doubt = "" if is_v2 else "; SHA-1, which is all that proves it, can be forged"

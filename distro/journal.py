@@ -1,11 +1,12 @@
-"""What of a conversion is done: a list beside what is being made, so that a run that was killed can be gone on with.
+"""What is done of something long: a list beside what is being made or fetched, to go on with after a kill.
 
     {"schema": 1, "of": "<SHA-256 of what is being made>"}\\n
     then, for each block that was written: its number (u64), 16 bytes of its SHA-256, CRC-32 of these 24 (u32)
 
-all little-endian. Nothing is synced and nothing is believed. A record that is torn or flipped has a wrong CRC-32 and
-is passed over; a block that a power cut took, though its record stayed, has another SHA-256 and is made again. So the
-list saves work and never decides what the bytes are.
+all little-endian. A conversion numbers its blocks, a fetch its pieces (distro/pieces.py). Nothing is synced and nothing
+is believed. A record that is torn or flipped has a wrong CRC-32 and is passed over; a block that a power cut took,
+though its record stayed, has another SHA-256 and is made again. So the list saves work and never decides what the bytes
+are.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ _LONGEST = 1 << 30  # bytes: 38 million blocks, of 2**18 weights each
 
 
 class Journal:
-    """The list of one conversion, open for more. done: what an earlier run left, digests by number of the block."""
+    """One list, open for more.
+
+    records: what an earlier run left, (number, digest) in the order of writing. done: the last digest of each number.
+    """
 
     def __init__(self, path: Path, identity: str) -> None:
         """identity: SHA-256 of what is being made; a list of something else is begun anew."""
@@ -36,9 +40,10 @@ class Journal:
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_APPEND
             self._descriptor = os.open(path, flags, 0o600)
             data = _content(self._descriptor)
-            self.done = dict(_records(data[len(head) :])) if data.startswith(head) else {}
+            self.records = list(_records(data[len(head) :])) if data.startswith(head) else []
+            self.done = dict(self.records)
             # The last record may be torn; what follows must begin where a record does.
-            whole = len(head) + (len(data) - len(head)) // _RECORD.size * _RECORD.size if self.done else 0
+            whole = len(head) + (len(data) - len(head)) // _RECORD.size * _RECORD.size if self.records else 0
             os.ftruncate(self._descriptor, whole)
             if not whole:
                 self._append(head)
@@ -63,6 +68,22 @@ class Journal:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+    @staticmethod
+    def read(path: Path, identity: str) -> list[tuple[int, bytes]]:
+        """The records of a list that another process may be writing; none for one of something else, or for no list."""
+        head = _head(identity)
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return []
+        try:
+            data = _content(descriptor)
+        except OSError:  # a folder
+            return []
+        finally:
+            os.close(descriptor)
+        return list(_records(data[len(head) :])) if data.startswith(head) else []
 
     @staticmethod
     def is_of(path: Path, identity: str) -> bool:

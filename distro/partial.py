@@ -1,4 +1,8 @@
-"""One file that is arriving: found again after a kill, put aside when wrong, published when proven."""
+"""One file that is arriving: found again after a kill, put aside when wrong, published when proven.
+
+It grows from its beginning on (`append`), or in pieces at any place (`pieces`, `write_at`); a journal beside it then
+knows which are here.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,9 @@ from typing import Self
 from converters.errors import shown
 from distro import disk
 from distro.errors import StorageError
+from distro.journal import Journal
 from distro.owner import CLAIMS, Owner, is_abandoned
+from distro.pieces import Pieces, contiguous, identity_of, journal_of, received
 
 _COPY_BYTES = 16 * 1024 * 1024
 
@@ -22,29 +28,59 @@ _COPY_BYTES = 16 * 1024 * 1024
 class Partial:
     """One file that is arriving: an open part file that is this object's alone.
 
-    path: the part file. size: bytes received so far, in order.
+    path: the part file. size: its length, which is what was received as long as that came in order.
     """
 
-    def __init__(self, area: Path, key: str) -> None:
-        self._area, self._key = area, key
+    def __init__(self, area: Path, key: str, size: int | None = None, *, fresh: bool = False) -> None:
+        """size: of the whole file, where it is known. fresh: take nothing over of what earlier runs left."""
+        self._area, self._key, self._whole = area, key, size
+        self.size = 0
         self._descriptor = -1
+        self._journal: Journal | None = None
         with disk.told(area / key):
             disk.make_folder(area, private=area)
-            self.path = self._claim() or self._begin()
+            self.path = (None if fresh else self._claim()) or self._begin()
             self._open()
             if self.size and hasattr(os, "posix_fadvise"):
                 # What an earlier run left is to be read from the disk: after a failed fsync the cache may hold more.
                 os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
-    def append(self, data: bytes) -> None:
+    @property
+    def is_in_order(self) -> bool:
+        """Whether all of its length was received, as far as one can see without reading it."""
+        return not disk.is_taken(journal_of(self.path)) and contiguous(self._descriptor) == self.size
+
+    def append(self, data: bytes | memoryview) -> None:
+        self.write_at(self.size, data)
+
+    def pieces(self) -> Pieces:
+        """What is here in pieces, to be filled up with `write_at`; the file's size must be known."""
+        if self._whole is None:
+            raise ValueError("no pieces without a size")
+        if self._journal is None:
+            self._journal = Journal(journal_of(self.path), identity_of(self._key, self._whole))
+        if self.size > self._whole:
+            with disk.told(self.path):
+                os.ftruncate(self._descriptor, self._whole)
+            self.size = self._whole
+        return Pieces(self._whole, self._journal, self._descriptor)
+
+    def write_at(self, offset: int, data: bytes | memoryview) -> None:
+        """Several threads may, in different places."""
         with disk.told(self.path):
-            disk.write_all(self._descriptor, data, self.size)
-        self.size += len(data)
+            disk.write_all(self._descriptor, data, offset)
+        self.size = max(self.size, offset + len(data))
+
+    def read_into(self, view: memoryview, offset: int) -> int:
+        """Bytes that were read; fewer than asked for at the end of the file."""
+        with disk.told(self.path):
+            return os.preadv(self._descriptor, [view], offset)
 
     def adopt(self, path: Path) -> None:
         """Take over a complete file of the same file system by renaming it."""
         self._close()
         with disk.told(self.path):
+            self._forget_pieces()
             path.replace(self.path)
             self._open()
 
@@ -72,6 +108,7 @@ class Partial:
     def restart(self) -> None:
         """Throw away what was received."""
         with disk.told(self.path):
+            self._forget_pieces()
             os.ftruncate(self._descriptor, 0)
         self.size = 0
 
@@ -80,6 +117,7 @@ class Partial:
         wrong = self._area / f"{self._key}.wrong"
         self._close()
         with disk.told(self.path):
+            self._forget_pieces()
             self.path.replace(wrong)
             self._open()
         return wrong
@@ -100,6 +138,14 @@ class Partial:
                 os.fsync(folder)
             finally:
                 os.close(folder)
+            self._forget_pieces()
+        self.close()
+
+    def discard(self) -> None:
+        """Delete it, as what it was for has come in another way."""
+        with disk.told(self.path):
+            self.path.unlink(missing_ok=True)
+            self._forget_pieces()
         self.close()
 
     def close(self) -> None:
@@ -107,6 +153,7 @@ class Partial:
         empty = self._descriptor >= 0 and self.size == 0
         self._close()
         if empty:
+            self._forget_pieces()
             self.path.unlink(missing_ok=True)
         CLAIMS.let_go(self.path)
         with suppress(OSError):  # only if nothing else is arriving
@@ -127,9 +174,18 @@ class Partial:
         self.size = os.fstat(self._descriptor).st_size
 
     def _close(self) -> None:
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+    def _forget_pieces(self) -> None:
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
+        journal_of(self.path).unlink(missing_ok=True)
 
     def _begin(self) -> Path:
         path = self._own_name()
@@ -140,17 +196,22 @@ class Partial:
         return self._area / f"{self._key}.{CLAIMS.new_suffix()}.part"
 
     def _claim(self) -> Path | None:
-        """The longest part file that somebody left, under a name of our own; None if there is none."""
-        for found in sorted(self._area.glob(f"{self._key}.*.part"), key=disk.length, reverse=True):
-            owner = Owner.of(found)
-            if owner is None or disk.length(found) <= 0:
+        """The part file with most in it that somebody left, under a name of our own; None if there is none."""
+        identity = identity_of(self._key, self._whole)
+        found = {path: received(path, identity, self._whole) for path in self._area.glob(f"{self._key}.*.part")}
+        for path in sorted(found, key=lambda path: found[path], reverse=True):
+            owner = Owner.of(path)
+            if owner is None or disk.length(path) <= 0:
                 continue
             mine = self._own_name()
             with CLAIMS.lock, suppress(FileNotFoundError):  # another process may be quicker
-                if CLAIMS.is_free(found):
-                    found.replace(mine)
+                if CLAIMS.is_free(path):
+                    path.replace(mine)
+                    # Killed here, it loses its journal, and what comes after the first hole is fetched again.
+                    with suppress(FileNotFoundError):
+                        journal_of(path).replace(journal_of(mine))
                 elif not owner.is_here():
-                    _copy_of_other_machine(found, mine)
+                    _copy_of_other_machine(path, mine)
                 else:
                     continue
                 CLAIMS.hold(mine)
@@ -159,7 +220,13 @@ class Partial:
 
 
 def _copy_of_other_machine(found: Path, mine: Path) -> None:
-    """We cannot know whether its writer lives: take the bytes, not the file; delete it once nobody can want it."""
-    shutil.copyfile(found, mine, follow_symlinks=False)
+    """We cannot know whether its writer lives: take the bytes, not the file; delete it once nobody can want it.
+
+    The journal first: what is written after that, it does not know.
+    """
+    with suppress(FileNotFoundError):
+        shutil.copyfile(journal_of(found), journal_of(mine), follow_symlinks=False)
+    disk.copy_data(found, mine)
     if is_abandoned(found):
         found.unlink(missing_ok=True)
+        journal_of(found).unlink(missing_ok=True)

@@ -35,7 +35,7 @@ class RangedSource(Protocol):
 
     name: str
 
-    def read(self, file: File, offset: int) -> Iterator[bytes]: ...
+    def read(self, file: File, offset: int, stop: int | None = None) -> Iterator[bytes | memoryview]: ...
 
     def read_part(self, file: File, start: int, stop: int) -> Part:
         """The bytes from start to stop, fewer where the answer ends early. Raises SourceError."""

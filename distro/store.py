@@ -3,7 +3,7 @@
     models/<model>/<variant>/<files…>     final names
     models/<model>/<variant>/receipt.json what they are, where they came from
     models/<model>/<variant>/.pieces/     SHA-256 of their pieces, each list under its own digest (piece_hashes.py)
-    partial/<digest>.<owner>-<n>.part     one file that is arriving
+    partial/<digest>.<owner>-<n>.part     one file that is arriving, and beside it .pieces, what of it is here
     partial/<digest>.wrong                what a source sent instead; kept for a look until `gc`
     partial/made-<digest>.<owner>-<n>     a folder or file that is being made, and beside it .journal, what is done
     partial/<digest>.swarm/               a swarm's own, until the part file has taken it over
@@ -30,6 +30,7 @@ from distro.owner import CLAIMS, discard
 from distro.partial import Partial
 from distro.piece_hashes import FOLDER as LISTS
 from distro.piece_hashes import PieceHashes
+from distro.pieces import identity_of, received
 from distro.receipt import Receipt
 from distro.result import Output, Result
 from distro.verify import strongest
@@ -76,9 +77,14 @@ class Store:
                 if receipt and self.folder(receipt.model, receipt.variant) == path.parent:
                     yield receipt.model, receipt.variant
 
-    def partial(self, model: str, variant: str, file: File, *, beside: Path | None = None) -> Partial:
-        """The part file of a file, with what an earlier run left; beside: a target folder outside the home."""
-        return Partial(self._area(beside), _key(model, variant, file))
+    def partial(
+        self, model: str, variant: str, file: File, *, beside: Path | None = None, fresh: bool = False
+    ) -> Partial:
+        """The part file of a file, with what an earlier run left unless it is to be fresh.
+
+        beside: a target folder outside the home.
+        """
+        return Partial(self._area(beside), _key(model, variant, file), file.size, fresh=fresh)
 
     def result(
         self, target: Path, *, single_file: bool = False, replace: bool = False, identity: str | None = None
@@ -131,9 +137,10 @@ class Store:
             lock.release()
 
     def received(self, model: str, variant: str, file: File, *, beside: Path | None = None) -> int:
-        """Bytes of a file that an earlier run left, from its beginning on."""
-        area = self._area(beside)
-        return max((disk.length(path) for path in area.glob(f"{_key(model, variant, file)}.*.part")), default=0)
+        """Bytes of a file that an earlier run left, at its beginning or in pieces."""
+        area, key = self._area(beside), _key(model, variant, file)
+        identity = identity_of(key, file.size)
+        return max((received(path, identity, file.size) for path in area.glob(f"{key}.*.part")), default=0)
 
     def occupied(self, model: str, variant: str, file: File, *, beside: Path | None = None) -> int:
         """Bytes of the disk that a file takes already: as it was received, or as a swarm's data, which has holes."""

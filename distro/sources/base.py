@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
+from distro.errors import SourceError
 from distro.manifest import File
 from distro.progress import Bar
 
@@ -30,13 +31,17 @@ class Source(Protocol):
 
 
 class StreamSource(ABC):
-    """A source that reads a file from an offset: all but swarms and copies."""
+    """A source that reads a file from an offset, on several connections at once: all but swarms and copies."""
 
     name: str
 
     @abstractmethod
-    def read(self, file: File, offset: int) -> Iterator[bytes]:
-        """The file's bytes from an offset. Raises SourceError."""
+    def read(self, file: File, offset: int, stop: int | None = None) -> Iterator[bytes | memoryview]:
+        """The file's bytes from an offset to its end, or to `stop` and no further.
+
+        May end early where the source gives less at a time. A view counts until the next is asked for. Raises
+        SourceError; NoRangesError only if `stop` is given.
+        """
 
     def transfer(self, file: File, partial: Partial, bar: Bar) -> None:
         for data in self.read(file, partial.size):
@@ -45,3 +50,7 @@ class StreamSource(ABC):
 
     def close(self) -> None:  # noqa: B027  most have nothing to close
         pass
+
+
+class NoRangesError(SourceError):
+    """The source gives files from their beginning on, and not from any other place."""

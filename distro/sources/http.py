@@ -2,9 +2,10 @@
 
     GET <url>                    200  the whole file; what we have already is skipped
     Range: bytes=<n>-            206  Content-Range: bytes <n>-<last>/<size>, or it is not believed
-    Range: bytes=<n>-<last>      the same for a part alone (`part`)
+    Range: bytes=<n>-<last>      the same for a part alone
     Accept-Encoding: identity    any other Content-Encoding is refused
-    301 302 303 307 308          followed by us: at most 5, http and https only, never from https to http
+    301 302 303 307 308          followed by us: at most 5, http and https only, never from https to http; where they
+                                 led is asked at once next time, until it says anything but 200, 206 or 416
     Authorization                to the first origin (scheme, host, port) and no other
 
 A source `https://host/folder/` has the file below that folder; one that does not end in `/` is the only file itself.
@@ -14,10 +15,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-import ssl
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -28,19 +26,23 @@ from converters.errors import shown
 from distro.config import Settings
 from distro.errors import NotPermittedError, NotThereError, ProtocolError, SourceError, UsageError
 from distro.manifest import File, Variant
-from distro.sources.base import StreamSource
+from distro.sources.base import NoRangesError, StreamSource
+from distro.sources.body import read_body, skip
+from distro.sources.client import PROXY_WANTS_PASSWORD, new_client, told
 
 if TYPE_CHECKING:
     import httpx2
 
 _MOST_REDIRECTS = 5
 _REDIRECTS = {301, 302, 303, 307, 308}
+_ANSWERS = {200, 206, 416}
 _BUSY = {408, 425, 429, 500, 502, 503, 504}
-_SLOWEST = 1024  # bytes per second over a whole time-out: less is a stalled connection
 _LONGEST_WAIT_S = 300.0
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})", re.ASCII)
 _UNSATISFIED = re.compile(r"bytes \*/(\d{1,19})", re.ASCII)
 _MOST_SKIPPED = 16 * 2**20  # bytes that come unasked where a server knows no ranges
+# Addresses of one host are tried one after the other, each for so long: IPv6 may lead nowhere.
+_CONNECT_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -65,25 +67,27 @@ class HttpReader:
         if settings.offline:
             raise SourceError(name, "offline (--offline or HF_HUB_OFFLINE is set)")
         self.name, self._token, self._timeout_s = name, token, settings.timeout_s
-        with self._told():
+        with told(self.name, self._timeout_s):
             self._trusted = _origin(httpx2.URL(origin)) if origin else None
-        # Proxies and certificate files of the environment are honoured: httpx2 does that by default.
-        self._client = httpx2.Client(timeout=settings.timeout_s, headers={"user-agent": "weights-distro"})
+        timeout = httpx2.Timeout(settings.timeout_s, connect=min(_CONNECT_S, settings.timeout_s))
+        self._client = new_client(timeout=timeout, limits=httpx2.Limits(max_connections=None))
+        self._landed: dict[str, httpx2.URL] = {}  # where redirects led
 
-    def stream(self, url: str, offset: int, size: int | None) -> Iterator[bytes]:
-        """The bytes of a file from an offset. size: bytes of the whole file where it is known.
+    def stream(self, url: str, offset: int, size: int | None, stop: int | None = None) -> Iterator[bytes | memoryview]:
+        """The bytes of a file from an offset to its end, or to `stop`. size: of the whole file where it is known.
 
         May end early where the server sends a shorter range than was asked for. Raises SourceError and its children,
-        in whose messages there is no query and no token.
+        in whose messages there is no query and no token; with `stop` NoRangesError if the server sends another range
+        or all of the file.
         """
         if offset == size:
             return
-        with self._told():
-            yield from self._ranged(url, offset, size)
+        with told(self.name, self._timeout_s):
+            yield from self._ranged(url, offset, size, stop)
 
     def part(self, url: str, start: int, stop: int) -> Part:
         """The bytes from start to stop and no more. Raises SourceError and its children, as `stream` does."""
-        with self._told():
+        with told(self.name, self._timeout_s):
             response = self._get(url, {"range": f"bytes={start}-{stop - 1}"})
             try:
                 return self._part(response, start, stop)
@@ -109,7 +113,7 @@ class HttpReader:
             asked = f"bytes {start} to {stop - 1} of {where}"
             raise ProtocolError(self.name, f"was asked for {asked} and sends {shown(said) or 'no range'}")
         n_bytes = int(match[2]) + 1 - start
-        data = b"".join(self._body(response, 0, n_bytes))
+        data = b"".join(map(bytes, self._body(response, n_bytes)))
         if len(data) < n_bytes:
             raise SourceError(self.name, f"ended after {len(data)} of {n_bytes} bytes")
         return Part(data, int(match[3]), version)
@@ -120,7 +124,7 @@ class HttpReader:
         if stop > _MOST_SKIPPED or not re.fullmatch(r"\d{1,19}", length, re.ASCII):
             raise ProtocolError(self.name, f"sends no part of {shown(_plain(response.url))}, only all of it")
         size, data = int(length), bytearray()
-        for piece in self._body(response, 0, size):
+        for piece in self._body(response, size):
             data += piece
             if len(data) >= stop:
                 break
@@ -128,25 +132,46 @@ class HttpReader:
             raise SourceError(self.name, f"ended after {len(data)} of {size} bytes")
         return Part(bytes(data[start:stop]), size, version)
 
-    def _ranged(self, url: str, offset: int, size: int | None) -> Iterator[bytes]:
-        response = self._get(url, {"range": f"bytes={offset}-"})
+    def _ranged(self, url: str, offset: int, size: int | None, stop: int | None) -> Iterator[bytes | memoryview]:
+        last = "" if stop is None or stop == size else str(stop - 1)
+        response = self._get(url, {"range": f"bytes={offset}-{last}"})
         try:
-            if response.status_code == 206 and not self._is_range(response, offset, size):
-                response.close()
-                response = self._get(url, {})  # it cannot do ranges; then the whole file, and we skip
             if response.status_code == 416:
                 self._judge_unsatisfied(response, offset, size)
                 return
+            is_range = response.status_code == 206 and self._is_range(response, offset, size, stop)
+            is_all = response.status_code == 200 and offset == 0 and not last
+            if not is_range and not is_all and stop is not None:
+                raise NoRangesError(self.name, f"does not send the bytes {offset} to {stop - 1} alone")
+            if response.status_code == 206 and not is_range:
+                response.close()
+                response = self._get(url, {})  # it cannot do ranges; then the whole file, and we skip
             if response.status_code == 206:
-                yield from self._body(response, offset, size)
+                yield from self._body(response, None if size is None else size - offset)
             else:
                 self._judge_length(response, 0, size)
-                yield from _skip(self._body(response, 0, size), offset)
+                yield from skip(self._body(response, size), offset)
         finally:
             response.close()
 
     def _get(self, url: str, headers: dict[str, str]) -> httpx2.Response:
         """The answer at the end of all redirects, its body not read yet: 200, 206 or 416."""
+        import httpx2
+
+        if landed := self._landed.get(url):
+            try:
+                response = self._client.send(self._request(landed, headers), stream=True)
+                self._client.cookies.clear()
+                if response.status_code in _ANSWERS or response.status_code in _BUSY:
+                    return self._judged(response)
+                response.close()  # a signed address that has expired, most likely
+            except httpx2.TransportError:
+                self._landed.pop(url, None)
+                raise
+            self._landed.pop(url, None)
+        return self._follow(url, headers)
+
+    def _follow(self, url: str, headers: dict[str, str]) -> httpx2.Response:
         import httpx2
 
         first = here = httpx2.URL(url)
@@ -159,6 +184,11 @@ class HttpReader:
             here = self._redirected(first, here, response.headers.get("location", ""))
         else:
             raise ProtocolError(self.name, f"more than {_MOST_REDIRECTS} redirects")
+        if here != first and response.status_code in _ANSWERS:
+            self._landed[url] = here
+        return self._judged(response)
+
+    def _judged(self, response: httpx2.Response) -> httpx2.Response:
         try:
             self._judge_status(response)
         except SourceError:
@@ -184,7 +214,7 @@ class HttpReader:
 
     def _judge_status(self, response: httpx2.Response) -> None:
         code, url = response.status_code, shown(_plain(response.url))
-        if code in (200, 206, 416):
+        if code in _ANSWERS:
             encoding = response.headers.get("content-encoding", "identity").strip().lower()
             if encoding not in ("identity", "") and code != 416:
                 raise ProtocolError(self.name, f"sends {shown(encoding)} where identity was asked, for {url}")
@@ -192,7 +222,9 @@ class HttpReader:
         why = f"HTTP {code} for {url}"
         if said := response.headers.get("x-error-message"):
             why += f" ({shown(said)})"
-        if code in (401, 402, 403, 407, 451):
+        if code == 407:
+            raise NotPermittedError(self.name, PROXY_WANTS_PASSWORD.format(""))
+        if code in (401, 402, 403, 451):
             raise NotPermittedError(self.name, why)
         if code in (404, 410):
             raise NotThereError(self.name, why)
@@ -200,13 +232,13 @@ class HttpReader:
             raise SourceError(self.name, why, retry_after_s=_retry_after(response.headers))
         raise ProtocolError(self.name, why)
 
-    def _is_range(self, response: httpx2.Response, offset: int, size: int | None) -> bool:
+    def _is_range(self, response: httpx2.Response, offset: int, size: int | None, stop: int | None = None) -> bool:
         """Whether a 206 is exactly what was asked for; an answer that ends early is, and is then asked to go on."""
         match = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", "").strip())
         if match is None:
             return False
         first, last, total = map(int, match.groups())
-        if not (first == offset <= last < total and size in (None, total)):
+        if not (first == offset <= last < total and size in (None, total)) or last >= (total if stop is None else stop):
             return False
         length = response.headers.get("content-length")
         return length is None or length == str(last - first + 1)
@@ -224,43 +256,8 @@ class HttpReader:
             return
         raise ProtocolError(self.name, f"has nothing at byte {offset} of {shown(_plain(response.url))}")
 
-    def _body(self, response: httpx2.Response, offset: int, size: int | None) -> Iterator[bytes]:
-        """The body, never more than the file has, and never slower than a connection that is alive."""
-        room = None if size is None else size - offset
-        began, n_bytes = time.monotonic(), 0
-        for data in response.iter_raw():
-            if room is not None:
-                if len(data) > room:
-                    raise ProtocolError(self.name, f"sends more than the {size} bytes of {_plain(response.url)}")
-                room -= len(data)
-            yield data
-            n_bytes += len(data)
-            if (now := time.monotonic()) - began > self._timeout_s:
-                if n_bytes < _SLOWEST * self._timeout_s:
-                    raise SourceError(self.name, f"only {n_bytes} bytes in {now - began:.0f} s")
-                began, n_bytes = now, 0
-
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        """Errors of the HTTP client as ours."""
-        import httpx2
-
-        try:
-            yield
-        except httpx2.TimeoutException as error:
-            raise SourceError(self.name, f"silent for {self._timeout_s:.0f} s") from error
-        except httpx2.RemoteProtocolError as error:
-            if "disconnected" in str(error) or "closed connection" in str(error):
-                raise SourceError(self.name, "the connection was cut") from error
-            raise ProtocolError(self.name, f"breaks HTTP: {shown(str(error))}") from error
-        except httpx2.TransportError as error:
-            if certificate := _certificate_error(error):
-                clock = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-                why = f"certificate not accepted: {certificate.verify_message} (the clock here says {clock})"
-                raise ProtocolError(self.name, why) from error
-            raise SourceError(self.name, shown(str(error) or type(error).__name__)) from error
-        except (httpx2.InvalidURL, httpx2.DecodingError) as error:
-            raise ProtocolError(self.name, shown(str(error))) from error
+    def _body(self, response: httpx2.Response, most: int | None) -> Iterator[bytes | memoryview]:
+        return read_body(response, self.name, self._timeout_s, most, shown(_plain(response.url)))
 
 
 class HttpSource(StreamSource):
@@ -273,8 +270,8 @@ class HttpSource(StreamSource):
         self.name = shown(reference.partition("?")[0].replace(_user_of(reference), ""))
         self._reader = HttpReader(settings, self.name)
 
-    def read(self, file: File, offset: int) -> Iterator[bytes]:
-        return self._reader.stream(self._url(file), offset, file.size)
+    def read(self, file: File, offset: int, stop: int | None = None) -> Iterator[bytes | memoryview]:
+        return self._reader.stream(self._url(file), offset, file.size, stop)
 
     def read_part(self, file: File, start: int, stop: int) -> Part:
         return self._reader.part(self._url(file), start, stop)
@@ -284,13 +281,6 @@ class HttpSource(StreamSource):
 
     def close(self) -> None:
         self._reader.close()
-
-
-def _skip(pieces: Iterator[bytes], n_bytes: int) -> Iterator[bytes]:
-    for piece in pieces:
-        if n_bytes < len(piece):
-            yield piece[n_bytes:]
-        n_bytes = max(0, n_bytes - len(piece))
 
 
 def _origin(url: httpx2.URL) -> tuple[str, str, int | None]:
@@ -330,9 +320,3 @@ def _retry_after(headers: httpx2.Headers) -> float | None:
     if when.tzinfo is None:
         when = when.replace(tzinfo=UTC)
     return min(max(0.0, (when - datetime.now(UTC)).total_seconds()), _LONGEST_WAIT_S)
-
-
-def _certificate_error(error: BaseException | None) -> ssl.SSLCertVerificationError | None:
-    while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
-        error = error.__cause__ or error.__context__
-    return error

@@ -27,6 +27,7 @@ from distro.manifest import File, Model, Variant
 from distro.paths import safe_relpath
 from distro.reference import HubReference
 from distro.sources.base import StreamSource
+from distro.sources.client import PROXY_WANTS_PASSWORD, check_environment, told
 from distro.sources.http import HttpReader, Part
 from distro.store import Store
 
@@ -77,9 +78,9 @@ class HubSource(StreamSource):
         endpoint = settings.hub_endpoint
         self._reader = HttpReader(settings, self.name, token=_token(settings), origin=endpoint)
 
-    def read(self, file: File, offset: int) -> Iterator[bytes]:
+    def read(self, file: File, offset: int, stop: int | None = None) -> Iterator[bytes | memoryview]:
         with self._explained():
-            yield from self._reader.stream(self._url(file), offset, file.size)
+            yield from self._reader.stream(self._url(file), offset, file.size, stop)
 
     def read_part(self, file: File, start: int, stop: int) -> Part:
         with self._explained():
@@ -117,6 +118,7 @@ def _api(settings: Settings) -> HfApi:
 
     # Otherwise it asks the hub for a list of agents to recognise in our environment, and reports the one it finds.
     constants.HF_HUB_DISABLE_TELEMETRY = True
+    check_environment()
     return HfApi(endpoint=settings.hub_endpoint, token=settings.hub_token, library_name="weights-distro")
 
 
@@ -194,7 +196,8 @@ def _told(settings: Settings, name: str, repo: str, revision: str | None) -> Ite
     from huggingface_hub import errors
 
     try:
-        yield
+        with told(name, settings.timeout_s):
+            yield
     except errors.GatedRepoError as error:
         raise _not_permitted(settings, name, repo, "the repository is gated") from error
     except errors.RevisionNotFoundError as error:
@@ -207,12 +210,12 @@ def _told(settings: Settings, name: str, repo: str, revision: str | None) -> Ite
         code = error.response.status_code
         if code in (401, 403):
             raise _not_permitted(settings, name, repo, f"HTTP {code}") from error
+        if code == 407:
+            raise NotPermittedError(name, PROXY_WANTS_PASSWORD.format("")) from error
         kind = SourceError if code == 429 or code >= 500 else ProtocolError
         raise kind(name, f"HTTP {code} when asked for the repository") from error
     except errors.OfflineModeIsEnabled as error:
         raise SourceError(name, "offline (HF_HUB_OFFLINE is set)") from error
-    except httpx2.TimeoutException as error:
-        raise SourceError(name, f"silent for {settings.timeout_s:.0f} s") from error
     except httpx2.HTTPError as error:
         raise SourceError(name, shown(str(error) or type(error).__name__)) from error
     except errors.HFValidationError as error:
@@ -225,5 +228,7 @@ def _told(settings: Settings, name: str, repo: str, revision: str | None) -> Ite
 def _not_permitted(settings: Settings, name: str, repo: str, why: str) -> NotPermittedError:
     page = f"{settings.hub_endpoint}/{repo}"
     if _token(settings) is None:
-        return NotPermittedError(name, f"{why}: accept the terms on {page} and give a token of that account (HF_TOKEN)")
-    return NotPermittedError(name, f"{why}: the account of this token (HF_TOKEN) has to accept the terms on {page}")
+        how = "give a token of that account (HF_TOKEN, or a file that HF_TOKEN_PATH names)"
+        return NotPermittedError(name, f"{why}: accept the terms on {page} and {how}")
+    how = "the account of this token (HF_TOKEN, HF_TOKEN_PATH) has to accept the terms on"
+    return NotPermittedError(name, f"{why}: {how} {page}, or the token is not valid")

@@ -1,0 +1,91 @@
+"""One source as the engine sees it: how many connections it is worth, how fast they are, when it may be asked again.
+
+The number of connections is found by trying: one more as long as that made it faster, one less if it did not or if the
+source refuses so many. What was learnt holds for the files that follow.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+
+from distro.errors import SourceError
+from distro.pace import Pace
+from distro.pieces import tag
+from distro.sources.base import StreamSource
+from distro.sources.retry import Patience
+
+MOST_CONNECTIONS = 8
+_WINDOW_S = 1.5  # over which a number of connections is judged
+_WORTH = 1.1  # times as fast: a further connection stays
+_HOLD_S = 20.0  # until one more is tried again
+
+
+class Lane:
+    """limit: connections that may be open. rate: bytes per second of each, None until known. left: why it is no use.
+
+    is_ranged: whether it gives any part of a file. not_before: monotonic time of the next try.
+    """
+
+    def __init__(
+        self, source: StreamSource, retries: int, pace: Pace, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.source, self.name, self.tag, self.pace = source, source.name, tag(source.name), pace
+        self.is_ranged = True
+        self.rate: float | None = None
+        self.left: BaseException | None = None
+        self.not_before = 0.0
+        self._limit, self._clock = 1, clock
+        self._patience = Patience(retries, clock)
+        self._window: tuple[float, int] | None = None  # when it began, bytes received before
+        self._before: float | None = None  # bytes per second of all connections, before the last one was added
+        self._hold_until = 0.0
+
+    @property
+    def limit(self) -> int:
+        return self._limit if self.is_ranged else 1
+
+    def begin(self) -> None:
+        """A new file."""
+        self.left, self._window, self._before = None, None, None
+
+    def worked(self) -> None:
+        self._patience.worked()
+
+    def failed(self, error: SourceError) -> bool:
+        """Whether it may be asked again, not before `not_before`. Failures of one moment count as one."""
+        now = self._clock()
+        if now < self.not_before and error.retry_after_s is None:
+            return True
+        wait = self._patience.failed(error)
+        if wait is None:
+            return False
+        self.not_before = max(self.not_before, now + wait)
+        return True
+
+    def refused(self, n_others: int, error: SourceError) -> None:
+        """It gave this connection nothing while it goes on with so many others: it wants no more for now."""
+        now = self._clock()
+        self._limit = max(1, min(self._limit - 1, n_others))
+        self._window = self._before = None
+        self._hold_until = now + _HOLD_S * random.uniform(3, 4)  # noqa: S311  no secret
+        self.not_before = max(self.not_before, now + (error.retry_after_s or 0.0))
+
+    def adapt(self, n_received: int, n_busy: int) -> None:
+        """Judge the number of connections. n_received: bytes in all. n_busy: connections that have something to do."""
+        now = self._clock()
+        if n_busy < self.limit or not self.is_ranged:
+            self._window = None
+            return
+        if self._window is None:
+            self._window = now, n_received
+            return
+        began, before = self._window
+        if now - began < _WINDOW_S:
+            return
+        rate, self._window = (n_received - before) / (now - began), None
+        if self._before is not None and rate < _WORTH * self._before:
+            self._limit, self._before, self._hold_until = max(1, self._limit - 1), None, now + _HOLD_S
+        elif self._limit < MOST_CONNECTIONS and now >= self._hold_until:
+            self._limit, self._before = self._limit + 1, rate

@@ -1,0 +1,141 @@
+"""Whom a fetch may ask, in order: what is near, then all that can be read in parts, together, then the rest.
+
+near      the user's folder, our store, the hub's cache: each alone, a copy
+lanes     mirrors, the hub, addresses of the manifest: all at once (distro/transfer.py)
+whole     package index and swarms: each alone, where no lane is left
+
+Each is opened when its turn comes first, and all are closed at the end. `left` are those that failed in a way that the
+next file will not change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from distro.config import Settings
+from distro.errors import NotThereError, SourceError, WrongBytesError
+from distro.lane import Lane
+from distro.manifest import Model, Variant
+from distro.mirrors import Mirror, mirrors_of, remember
+from distro.pace import pace_of
+from distro.progress import Progress
+from distro.sources import open_source
+from distro.sources.base import Source
+from distro.sources.local import FolderSource, HubCacheSource
+from distro.sources.retry import Retrying
+from distro.store import Store
+
+
+class Ways:
+    """All sources of one fetch. left: by name, why those are of no more use that are not."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        model: Model,
+        variant: Variant,
+        *,
+        target: Path | None,
+        folder: Path | None,
+        peers: Sequence[tuple[str, int]],
+        progress: Progress,
+    ) -> None:
+        """target: where it goes, if not into the store. folder: one to look in first. peers: for swarms."""
+        self.left: dict[str, SourceError] = {}
+        self._settings, self._store, self._model, self._variant = settings, store, model, variant
+        self._target, self._folder, self._peers, self._progress = target, folder, peers, progress
+        self._mirrors = {mirror.source: mirror for mirror in mirrors_of(settings, model, variant)}
+        self._open: dict[str, Source] = {}
+        self._lanes: dict[str, Lane] = {}
+        self._closing = ExitStack()
+
+    def near(self) -> Iterator[Source]:
+        yield from self._each(dict(self._near()))
+
+    def lanes(self) -> list[Lane]:
+        """Those that are of use still."""
+        for source in self._each(self._openers(_is_ranged)):
+            if isinstance(source, Retrying) and source.name not in self._lanes:
+                self._lanes[source.name] = self._lane(source)
+        return [lane for name, lane in self._lanes.items() if name not in self.left]
+
+    def streams(self) -> Iterator[Source]:
+        """The same one by one, for a file that is not worth more or cannot be proven."""
+        yield from self._each(self._openers(_is_ranged))
+
+    def whole(self) -> Iterator[Source]:
+        yield from self._each(self._openers(lambda reference: not _is_ranged(reference)))
+
+    def leave(self, source: Source | Lane, error: SourceError | WrongBytesError) -> None:
+        """A source has failed for one file; for all that are to come unless it only lacks the file or has another."""
+        if not isinstance(error, NotThereError | WrongBytesError):
+            self.left[source.name] = error
+            self._remember(source.name, worked=False)
+
+    def worked(self, name: str) -> None:
+        """A file came from there."""
+        self._remember(name, worked=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closing.close()
+
+    def _each(self, openers: dict[str, Callable[[], Source]]) -> Iterator[Source]:
+        for key, opener in openers.items():
+            if key in self.left:
+                continue
+            try:
+                source = self._open.get(key) or opener()
+            except SourceError as error:
+                self._progress.say(f"{error}; leaving this source")
+                self.left[key] = error
+                continue
+            if key not in self._open:
+                self._open[key] = source
+                self._closing.callback(source.close)
+            if source.name not in self.left:
+                yield source
+
+    def _near(self) -> Iterator[tuple[str, Callable[[], Source]]]:
+        folder, cache = self._folder, self._settings.hub_cache
+        if folder is not None:
+            yield "folder", lambda: FolderSource(folder)
+        if self._target is not None:
+            ours = self._store.folder(self._model.name, self._variant.name)
+            if ours.is_dir():
+                yield "store", lambda: FolderSource(ours)
+        if cache is not None and cache.is_dir():
+            yield "cache", lambda: HubCacheSource(cache)
+
+    def _openers(self, wanted: Callable[[str], bool]) -> dict[str, Callable[[], Source]]:
+        """Mirrors first, then the manifest's, as listed."""
+        references = [reference for reference in [*self._mirrors, *self._variant.sources] if wanted(reference)]
+        return {reference: self._opener(reference) for reference in references}
+
+    def _opener(self, reference: str) -> Callable[[], Source]:
+        return lambda: open_source(self._settings, reference, self._variant, peers=self._peers)
+
+    def _lane(self, source: Retrying) -> Lane:
+        is_mirror = any(opened is source and key in self._mirrors for key, opened in self._open.items())
+        kind = "mirror" if is_mirror or not source.name.startswith("hub ") else "hub"
+        return Lane(source.source, self._settings.retries, pace_of(self._settings, kind, say=self._progress.say))
+
+    def _remember(self, name: str, *, worked: bool) -> None:
+        for key, source in self._open.items():
+            mirror: Mirror | None = self._mirrors.get(key)
+            if mirror is not None and source.name == name:
+                remember(self._settings, mirror, worked=worked)
+
+
+def _is_ranged(reference: str) -> bool:
+    """Whether a source of that kind gives any part of a file, as far as one can say before asking it."""
+    return reference.startswith(("hf:", "http://", "https://")) and not reference.endswith(".torrent")
