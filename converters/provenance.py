@@ -21,6 +21,7 @@ KEYS = (MADE_BY, RECIPE, INPUTS)
 
 # A digest has the same length whatever it is of, so a header can be laid out before it is known.
 UNKNOWN = "0" * 64
+_LONGEST_MAKER = 200
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class Provenance:
         """What a header says of its making; None where it does not, or not in our words. Nothing in it is believed."""
         made_by, recipe, inputs = (keys.get(key) for key in KEYS)
         if not (isinstance(made_by, str) and isinstance(recipe, str) and isinstance(inputs, str)):
+            return None
+        if not made_by.isprintable() or len(made_by) > _LONGEST_MAKER:
             return None
         try:
             found = json.loads(inputs)

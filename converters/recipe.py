@@ -23,6 +23,13 @@ _SPLIT_BY_SIZE = ("gguf", "safetensors", "bin")
 _MOST_SHARDS = 64
 
 
+# What each field is in JSON.
+_KINDS = {
+    "target": str, "mix": str, "max_shard_bytes": int, "n_shards": int, "byte_order": str, "imatrix": str, "pure": bool,
+    "output_type": str, "token_embedding_type": str, "tensor_types": list,
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Recipe:
     """One conversion.
@@ -95,11 +102,13 @@ class Recipe:
         """The recipe that such a text is of. Raises RefusedError for what this version has no word for."""
         try:
             said = json.loads(text)
-            if isinstance(said, dict) and isinstance(said.get("tensor_types"), list):
-                said["tensor_types"] = tuple((str(pattern), str(name)) for pattern, name in said["tensor_types"])
-            recipe = cls(**said)
-            if recipe.canonical() == text:
-                return recipe
+            # A truth is no number here, although Python takes it for one.
+            if isinstance(said, dict) and all(type(value) is _KINDS.get(key) for key, value in said.items()):
+                if "tensor_types" in said:
+                    said["tensor_types"] = tuple((str(pattern), str(name)) for pattern, name in said["tensor_types"])
+                recipe = cls(**said)
+                if recipe.canonical() == text:
+                    return recipe
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise RefusedError(f"{shown(text)}: no recipe that this version can repeat") from error
         raise RefusedError(f"{shown(text)}: no recipe in its canonical form")

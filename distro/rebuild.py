@@ -5,8 +5,10 @@ Nothing is written. Each block is compared with what the file has at its place, 
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from converters import convert, plan
 from converters.checkpoint import Checkpoint
 from converters.errors import RefusedError, shown
 from converters.formats import gguf_header, open_checkpoint, pytorch, safetensors, signatures
+from converters.formats.gguf_shards import prefix_of
 from converters.formats.signatures import Signature
 from converters.imatrix import Imatrix
 from converters.input_file import InputFile
@@ -22,23 +25,24 @@ from converters.plan import Plan
 from converters.provenance import Provenance
 from converters.recipe import Recipe
 from distro.digest import sha256_of
-from distro.errors import NotFoundError, WrongBytesError
+from distro.errors import NotFoundError, UsageError, WrongBytesError
 from distro.progress import Progress
 from distro.receipt import Receipt
 from distro.store import Store
 
 _WEIGHTS = (".gguf", ".safetensors", ".bin", ".pth")
+_NAME = "result"  # for files whose names are found where they are
+_MOST_NAMED = 8
 
 
 @dataclass(frozen=True)
 class Derivation:
-    """How a result says that it was made. path: the file or folder. name: what its files were called after.
+    """How a result says that it was made. path: the file or folder.
 
     made_by: None for a result that carries no provenance. sha256: of each file, as far as a receipt tells.
     """
 
     path: Path
-    name: str
     recipe: Recipe
     inputs: Mapping[str, str]
     made_by: str | None
@@ -55,7 +59,7 @@ def of_variant(store: Store, receipt: Receipt) -> Derivation:
     provenance = _provenance(files[0] if len(files) == 1 else folder)
     recipe = Recipe.from_canonical(_canonical(receipt.recipe))
     made_by = provenance.made_by if provenance else None
-    return Derivation(folder, receipt.model, recipe, receipt.inputs, made_by, sha256)
+    return Derivation(folder, recipe, receipt.inputs, made_by, sha256)
 
 
 def of_path(path: Path) -> Derivation:
@@ -64,7 +68,7 @@ def of_path(path: Path) -> Derivation:
     if provenance is None:
         raise NotFoundError(f"{shown(str(path))}: says nothing of how it was made")
     recipe = Recipe.from_canonical(provenance.recipe)
-    return Derivation(path, path.name.removesuffix(".gguf"), recipe, provenance.inputs, provenance.made_by, {})
+    return Derivation(path, recipe, provenance.inputs, provenance.made_by, {})
 
 
 def find_source(store: Store, derivation: Derivation) -> Path:
@@ -73,58 +77,97 @@ def find_source(store: Store, derivation: Derivation) -> Path:
     for model, variant in store.variants():
         receipt = store.receipt(model, variant)
         files = receipt.files if receipt else {}
-        if all(name in files and files[name].sha256 == sha256 for name, sha256 in wanted.items()):
+        if wanted and all(name in files and files[name].sha256 == sha256 for name, sha256 in wanted.items()):
             folder = store.folder(model, variant)
             return folder / next(iter(wanted)) if len(wanted) == 1 else folder
-    needed = ", ".join(f"{shown(name)} (sha256 {sha256})" for name, sha256 in wanted.items())
+    needed = _listed(f"{shown(name)} (sha256 {shown(sha256)})" for name, sha256 in wanted.items())
     raise NotFoundError(f"{shown(str(derivation.path))}: its source is not in the store; --from PATH of {needed}")
 
 
 def rebuild(
     derivation: Derivation, source: Path, imatrix: Imatrix | None = None, *, threads: int, progress: Progress
 ) -> Plan:
-    """Make it again and compare. Raises WrongBytesError at the first byte that differs, or for other inputs."""
-    with open_checkpoint(source) as checkpoint:
-        again = plan.make(checkpoint, derivation.recipe, derivation.name, imatrix, made_by=derivation.made_by)
-        with progress.bar(f"repeat {derivation.recipe.mix}", again.size) as bar:
+    """Make it again and compare.
+
+    imatrix: the one that the recipe names. Raises WrongBytesError at the first byte that differs, or for other inputs;
+    UsageError where an importance matrix is needed or is not.
+    """
+    recipe = derivation.recipe
+    _check_imatrix(derivation, imatrix)
+    with open_checkpoint(source) as checkpoint, ExitStack() as stack:
+        again = plan.make(checkpoint, recipe, _NAME, imatrix, made_by=derivation.made_by)
+        inputs = {**again.known_inputs, **_digests(checkpoint)}
+        _compare("inputs", source if source.is_dir() else source.parent, inputs, derivation.inputs)
+        places = _places(derivation.path, again)
+        with progress.bar(f"repeat {recipe.mix}", again.size) as bar:
             made = convert.convert(
-                checkpoint,
-                again,
-                _Comparison(derivation.path, again),
-                threads=threads,
-                known={**again.known_inputs, **_digests(checkpoint)},
-                advance=bar.advance,
+                checkpoint, again, _Comparison(places, again, stack), threads=threads, known=inputs, advance=bar.advance
             )
     _compare("inputs", source if source.is_dir() else source.parent, made.inputs, derivation.inputs)
     if derivation.sha256:
-        _compare("files", derivation.path, made.outputs, derivation.sha256)
+        outputs = {str(places[name].relative_to(derivation.path)): sha256 for name, sha256 in made.outputs.items()}
+        _compare("files", derivation.path, outputs, derivation.sha256)
     return again
 
 
+def _check_imatrix(derivation: Derivation, imatrix: Imatrix | None) -> None:
+    wanted, path = derivation.recipe.imatrix, derivation.path
+    if wanted is None and imatrix is not None:
+        raise UsageError(f"{shown(str(path))}: was made without an importance matrix; leave out --imatrix")
+    if wanted is not None and imatrix is None:
+        raise UsageError(f"{shown(str(path))}: needs --imatrix FILE, the importance matrix of sha256 {shown(wanted)}")
+    if imatrix is not None and imatrix.sha256 != wanted:
+        raise WrongBytesError(imatrix.path, "sha256", imatrix.sha256 or "unknown", shown(wanted))
+
+
 def _digests(checkpoint: Checkpoint) -> dict[str, str]:
-    """Taken before, so that the very first bytes, which name them, can be compared like all others."""
-    return {file.path.name: sha256_of(file.path) for file in checkpoint.files}
+    """Taken before, so that another input is named at once, and the first bytes of a result can be compared too."""
+    paths = (*(file.path for file in checkpoint.files), *checkpoint.companions)
+    return {path.name: sha256_of(path) for path in paths}
+
+
+def _places(path: Path, again: Plan) -> dict[str, Path]:
+    """Where each file of the plan is. The name of a GGUF says nothing of what is in it, so users give it others."""
+    if again.recipe.target != "gguf":
+        return {file.path: path / file.path for file in again.files}
+    there = _shards(path)
+    if len(there) != len(again.files):
+        raise WrongBytesError(path, "number of files", str(len(there)), str(len(again.files)))
+    return {file.path: place for file, place in zip(again.files, there, strict=True)}
+
+
+def _shards(path: Path) -> list[Path]:
+    """The files of a GGUF in their order: those of a folder, those beside one of them, or the only one."""
+    if path.is_dir():
+        return sorted(path.glob("*.gguf"))
+    prefix = prefix_of(path.name)
+    if path.name in (prefix, f"{prefix}.gguf"):
+        return [path]
+    return sorted(each for each in path.parent.glob("*-?????-of-?????.gguf") if prefix_of(each.name) == prefix)
 
 
 def _compare(kind: str, folder: Path, found: Mapping[str, str], expected: Mapping[str, str]) -> None:
     if found.keys() != expected.keys():
-        said = ", ".join(map(shown, sorted(expected)))
-        raise WrongBytesError(folder, kind, ", ".join(map(shown, sorted(found))), said)
+        raise WrongBytesError(folder, kind, _listed(map(shown, sorted(found))), _listed(map(shown, sorted(expected))))
     for name, sha256 in expected.items():
         if found[name] != sha256:
-            raise WrongBytesError(folder / name, "sha256", found[name], sha256)
+            raise WrongBytesError(folder / name, "sha256", found[name], shown(sha256))
+
+
+def _listed(texts: Iterable[str]) -> str:
+    first = list(itertools.islice(texts, _MOST_NAMED + 1))
+    return ", ".join(first[:_MOST_NAMED]) + (" and more" if len(first) > _MOST_NAMED else "") or "nothing"
 
 
 class _Comparison:
     """A sink that holds what is made against what is there."""
 
-    def __init__(self, path: Path, again: Plan) -> None:
-        self._path, self._files = path, {file.path: file for file in again.files}
+    def __init__(self, places: Mapping[str, Path], again: Plan, stack: ExitStack) -> None:
+        self._places, self._stack, self._files = places, stack, {file.path: file for file in again.files}
 
     def create(self, path: str, size: int) -> _ComparedFile:
-        file = InputFile(self._path if len(self._files) == 1 and not self._path.is_dir() else self._path / path)
+        file = self._stack.enter_context(InputFile(self._places[path]))
         if file.size != size:
-            file.close()
             raise WrongBytesError(file.path, "size", str(file.size), str(size))
         return _ComparedFile(file, self._files[path])
 
@@ -161,6 +204,7 @@ def _provenance(path: Path) -> Provenance | None:
         if not found:
             return None
         path = found[0]
+    path = next(iter(_shards(path)), path)  # of shards the first one says it
     with InputFile(path) as file:
         match signatures.of(file.read(0, min(file.size, signatures.LENGTH), "file")):
             case Signature.SAFETENSORS:

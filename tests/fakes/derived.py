@@ -20,8 +20,9 @@ _QUIETLY = {"threads": 1, "check": False, "progress": Silent()}
 def into_store(
     store: Store, source: Path, recipe: Recipe, model: str, variant: str, imatrix: Imatrix | None = None, **wanted: Any
 ) -> Derived:
+    made_by = wanted.pop("made_by", derive.made_by())
     with open_checkpoint(source) as checkpoint:
-        made = plan.make(checkpoint, recipe, model, imatrix, made_by=derive.made_by())
+        made = plan.make(checkpoint, recipe, model, imatrix, made_by=made_by)
         return derive.into_store(store, checkpoint, made, model, variant, **{**_QUIETLY, **wanted})
 
 
