@@ -102,8 +102,14 @@ def files_below(path: Path) -> Iterator[Path]:
     if not path.is_dir():
         yield path
         return
-    for entry in sorted(path.iterdir()):
-        if entry.is_dir() and not entry.is_symlink() and not entry.name.startswith("."):
-            yield from files_below(entry)
-        elif entry.is_file() and not entry.name.startswith("."):
+    open_folders = [iter(sorted(path.iterdir()))]  # a list, for folders may lie deeper than Python calls
+    while open_folders:
+        entry = next(open_folders[-1], None)
+        if entry is None:
+            open_folders.pop()
+        elif entry.name.startswith("."):
+            continue
+        elif entry.is_dir() and not entry.is_symlink():
+            open_folders.append(iter(sorted(entry.iterdir())))
+        elif entry.is_file():
             yield entry

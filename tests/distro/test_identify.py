@@ -1,0 +1,31 @@
+"""Files of the user's own: which of them are looked at."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from distro.identify import files_below
+
+
+def test_regular_files_by_name_and_links_to_files_alone(tmp_path: Path) -> None:
+    for name in ("b/2", "b/1", "a", "c/deep/er/x", ".hidden", ".git/y"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "d").symlink_to(tmp_path / "b")
+    (tmp_path / "e").symlink_to("a")
+    (tmp_path / "f").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "g")
+    found = [str(path.relative_to(tmp_path)) for path in files_below(tmp_path)]
+    assert found == ["a", "b/1", "b/2", "c/deep/er/x", "e"]
+    assert list(files_below(tmp_path / "a")) == [tmp_path / "a"]
+
+
+def test_folders_deeper_than_python_calls(tmp_path: Path) -> None:
+    folder = tmp_path
+    for _ in range(1200):
+        folder = folder / "a"
+        folder.mkdir()
+    (folder / "x").touch()
+    assert list(files_below(tmp_path)) == [folder / "x"]
