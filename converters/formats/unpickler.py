@@ -9,6 +9,7 @@ budgets, and nothing here recurses, so no pickle can take more than a few second
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable, Set
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ _LONGEST_NUMBER = 40  # characters
 _LONGEST_LINE = 4096
 # Larger integers can all have one hash, and a dictionary of those takes hours.
 _LARGEST_KEY = (1 << 61) - 2
+
+_DECIMAL = re.compile("-?(?:0|[1-9][0-9]*)")
 
 ORDERED_DICT = "collections.OrderedDict"
 T = TypeVar("T")
@@ -191,16 +194,26 @@ class _Machine:
         if line in ("00", "01") and kind is int:
             self._stack.append(line == "01")
             return
+        text = line.removesuffix("L") if kind is int else line
+        if kind is int and not _DECIMAL.fullmatch(text):  # Python has more ways to write one, octal among them
+            raise self._wrong(line, "int")
         try:
-            self._stack.append(kind(line.removesuffix("L")))
+            self._stack.append(kind(text))
         except ValueError:
-            raise self._wrong(line, kind.__name__) from None
+            raise self._wrong(line, "float") from None
 
     def _string(self) -> None:
-        line = self._line()
+        line = self._unescaped()
         if len(line) < 2 or line[0] not in "'\"" or line[0] != line[-1]:
             raise self._wrong(line, "text in quotes")
         self._stack.append(line[1:-1])
+
+    def _unescaped(self) -> str:
+        """STRING, UNICODE: a line in which a backslash would begin what Python reads as another character."""
+        line = self._line()
+        if "\\" in line:
+            raise self._wrong(line, "text without a backslash")
+        return line
 
     def _global(self, module: str, name: str) -> None:
         full = f"{module}.{name}"
@@ -328,7 +341,7 @@ _STEPS: dict[bytes, tuple[str, Callable[[_Machine], None]]] = {
     b"\x8b": ("LONG4", lambda m: m._long(m._unsigned(4))),
     b"G": ("BINFLOAT", lambda m: m._stack.append(struct.unpack(">d", m._take(8))[0])),
     b"S": ("STRING", _Machine._string),
-    b"V": ("UNICODE", lambda m: m._stack.append(m._line())),
+    b"V": ("UNICODE", lambda m: m._stack.append(m._unescaped())),
     b"U": ("SHORT_BINSTRING", _text_of(1)),
     b"T": ("BINSTRING", _text_of(4)),
     b"\x8c": ("SHORT_BINUNICODE", _text_of(1)),
