@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,10 +59,12 @@ class WholeFile:
 class Mending:
     """One file on its way. fetched: bytes that came from others so far. sources: who gave them, in order."""
 
-    def __init__(self, file: File, pieces: Pieces, output: Output, part: BinaryIO, bar: Bar) -> None:
-        """output and part: the part file, to write and to read."""
+    def __init__(
+        self, file: File, pieces: Pieces, output: Output, part: BinaryIO, bar: Bar, done: Callable[[int], None]
+    ) -> None:
+        """output and part: the part file, to write and to read. done: told of each piece that others gave right."""
         self.file, self.pieces = file, pieces
-        self._output, self._part, self._bar = output, part, bar
+        self._output, self._part, self._bar, self._done = output, part, bar, done
         self._lock = threading.Lock()
         self.fetched, self.sources = 0, dict[str, None]()
 
@@ -83,10 +85,11 @@ class Mending:
             self.fetched += len(data)
             self._bar.advance(len(data))
 
-    def credit(self, source: str) -> None:
-        """Name who gave a piece that is right."""
+    def credit(self, index: int, source: str) -> None:
+        """A piece is right now; who gave it."""
         with self._lock:
             self.sources[source] = None
+            self._done(index)
 
     def take(self, index: int, streams: Iterable[BinaryIO]) -> bool:
         """Copy a piece out of the first file that has it right; a file of another size is another file."""
@@ -101,20 +104,17 @@ class Mending:
     def fill(self, indexes: Sequence[int], path: Path, source: str) -> list[int]:
         """Take pieces out of a file that somebody gave; gives those that are wrong there too."""
         with open_regular(path) as stream:
-            left = [index for index in indexes if not self._take_given(index, stream)]
-        if len(left) < len(indexes):
-            self.credit(source)
-        return left
+            return [index for index in indexes if not self._take_given(index, stream, source)]
 
-    def _take_given(self, index: int, stream: BinaryIO) -> bool:
-        start, stop = self.pieces.span(index)
-        if os.fstat(stream.fileno()).st_size != self.pieces.size:
-            return False
-        if self.pieces.is_right(index, stream.fileno()) is False:
+    def _take_given(self, index: int, stream: BinaryIO, source: str) -> bool:
+        (start, stop), descriptor = self.pieces.span(index), stream.fileno()
+        is_same_size = os.fstat(descriptor).st_size == self.pieces.size
+        if not is_same_size or self.pieces.is_right(index, descriptor) is False:
             return False
         copy(stream, self._output, start, stop)
         self.fetched += stop - start
-        return self.is_right(index) is not False
+        self.credit(index, source)
+        return True
 
     def copy_to(self, path: Path) -> None:
         """The part file as it is now, as another file."""

@@ -70,7 +70,7 @@ class Ranges:
             except (SourceError, WrongBytesError) as error:
                 self._leave(source.name, error)
             else:
-                mending.credit(source.name)
+                mending.credit(index, source.name)
                 return True
         return False
 

@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from converters.errors import shown
-from distro import disk
+from converters.running_digest import SHORT_BYTES
 from distro.config import Settings
 from distro.digest import open_regular
 from distro.errors import CannotCreateError, DistroError, NotFoundError, SourceError, WrongBytesError
+from distro.journal import Journal
 from distro.manifest import File
 from distro.mending import Mending, Pieces, WholeFile, copy
 from distro.piece_hashes import PieceHashes, find_list
@@ -171,12 +172,12 @@ class _Repair:
         """Raises WrongBytesError if the file is another although no piece is wrong."""
         identity = hashlib.sha256(f"repair {strongest(file)} {pieces.size}".encode()).hexdigest()
         with self._store.result(path, single_file=True, replace=True, identity=identity) as result:
-            is_begun = disk.is_file(result.path)
-            output = result.create(path.name, pieces.size)
+            output, journal = result.create(path.name, pieces.size), result.journal
+            is_begun = journal is not None and not journal.is_empty
             if not is_begun and (old := self._opened(path)) is not None and not output.take_over(old):
                 copy(old, output, 0, pieces.size)
             with open_regular(result.path) as part, self._progress.bar(name, None) as bar:
-                mending = Mending(file, pieces, output, part, bar)
+                mending = Mending(file, pieces, output, part, bar, functools.partial(_note, journal))
                 wrong, doubtful = mending.scan()
                 self._bring(mending, wrong)
                 proof = prove(result.path, file)
@@ -260,6 +261,12 @@ class _Repair:
             if not wrong:
                 break
         return wrong
+
+
+def _note(journal: Journal | None, index: int) -> None:
+    """That there is something to go on with. What is right of it, the hashes of the pieces say."""
+    if journal is not None:
+        journal.record(index, bytes(SHORT_BYTES))
 
 
 def _refuse_links(path: Path, folder: Path) -> None:

@@ -50,11 +50,12 @@ class LayerHashes:
 
 @dataclass(frozen=True)
 class JoinedHashes:
-    """Of a file in a v1 torrent. start: where it begins in all files joined. digests: of all pieces, joined."""
+    """Of a file in a v1 torrent. start: where it begins in all files joined, total: their size. digests: of all pieces."""
 
     size: int
     piece_length: int
     start: int
+    total: int
     digests: bytes = field(repr=False)
 
     @property
@@ -71,10 +72,9 @@ class JoinedHashes:
 
     def is_right(self, index: int, descriptor: int) -> bool | None:
         """Whether an open file has this piece; None for one that is shared with a neighbour. Raises OSError."""
-        start, stop = self.span(index)
-        number = self._first + index
-        is_last = (number + 1) * _SHA1_BYTES == len(self.digests)
-        if start + self.start != number * self.piece_length or (stop - start < self.piece_length and not is_last):
+        (start, stop), number = self.span(index), self._first + index
+        piece = (number * self.piece_length, min((number + 1) * self.piece_length, self.total))
+        if (self.start + start, self.start + stop) != piece:
             return None
         hasher = hashlib.sha1(usedforsecurity=False)
         n_read = feed_range(descriptor, start, stop, hasher.update)
@@ -114,6 +114,7 @@ def _joined(torrent: Torrent, file: TorrentFile) -> JoinedHashes | None:
     lengths: Sequence[int] = [entry[b"length"] for entry in info[b"files"]] if b"files" in info else [file.size]
     if not digests or len(lengths) != torrent.n_entries:
         return None
-    if len(digests) != -(-sum(lengths) // torrent.piece_length) * _SHA1_BYTES:
+    total = sum(lengths)
+    if len(digests) != -(-total // torrent.piece_length) * _SHA1_BYTES:
         return None
-    return JoinedHashes(file.size, torrent.piece_length, sum(lengths[: file.index]), digests)
+    return JoinedHashes(file.size, torrent.piece_length, sum(lengths[: file.index]), total, digests)

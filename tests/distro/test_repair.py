@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from distro.manifest import Family, File, License, Model, Variant
+from distro.manifest_file import dump
 from distro.piece_hashes import PieceHasher, PieceHashes
 from distro.receipt import Entry, Receipt
 from distro.store import Store
+from distro.swarm.make import make
 from tests.fakes.command import Outcome, run
-from tests.fakes.hub import FakeHub, serving
+from tests.fakes.hub import FakeHub, Fault, serving
 
 PIECE = 4 << 20
-SIZE = 80_000_000
+SIZE = 21_000_000
+N_PIECES = 6
 CONTENT = random.Random(5).randbytes(SIZE)
-SHA256 = hashlib.sha256(CONTENT).hexdigest()
 SMALL = b'{"model_type": "llama"}'
 REPO = "owner/name"
 
@@ -26,8 +30,13 @@ REPO = "owner/name"
 @pytest.fixture
 def hub() -> Iterator[FakeHub]:
     with serving() as hub:
-        hub.add(REPO, {"model.gguf": CONTENT, "config.json": SMALL})
         yield hub
+
+
+@pytest.fixture
+def folder(tmp_path: Path, hub: FakeHub) -> Path:
+    """A variant in the store, as `fetch` leaves it, with lists of piece hashes."""
+    return put(tmp_path / "home", hub, {"model.gguf": CONTENT, "config.json": SMALL})
 
 
 def hashes_of(content: bytes) -> PieceHashes | None:
@@ -37,43 +46,39 @@ def hashes_of(content: bytes) -> PieceHashes | None:
 
 
 def put(home: Path, hub: FakeHub, files: dict[str, bytes], *, lists: bool = True) -> Path:
-    """A variant as `fetch` leaves it, with lists of piece hashes."""
-    commit = hub.repos[REPO].commit
+    repo = hub.add(REPO, dict(files))
     store, entries, made = Store(home), {}, []
-    folder = store.folder(REPO, commit[:12])
+    folder = store.folder(REPO, repo.commit[:12])
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
         pieces = hashes_of(content) if lists else None
         made += [pieces] if pieces else []
-        sha256 = hashlib.sha256(content).hexdigest()
-        entries[name] = Entry(
-            sha256, len(content), "hub", "2026-01-31T12:00:00Z", pieces=pieces.digest if pieces else None
-        )
-    sources = (f"hf:{REPO}@{commit}",)
-    store.write_receipt(Receipt(REPO, commit[:12], "gguf", entries, sources=sources), made)
+        sha256, digest = hashlib.sha256(content).hexdigest(), pieces.digest if pieces else None
+        entries[name] = Entry(sha256, len(content), "hub", "2026-01-31T12:00:00Z", pieces=digest)
+    sources = (f"hf:{REPO}@{repo.commit}",)
+    store.write_receipt(Receipt(REPO, repo.commit[:12], "gguf", entries, sources=sources), made)
     return folder
 
 
-def mend(base: Path, hub: FakeHub, *arguments: str) -> Outcome:
-    return run(base, "verify", *(arguments or (f"hf:{REPO}",)), "--repair", "--json", hub=hub.url)
+def mend(base: Path, hub: FakeHub | None, *arguments: str) -> Outcome:
+    return run(base, "verify", *(arguments or (f"hf:{REPO}",)), "--repair", "--json", hub=hub.url if hub else None)
 
 
 def flip(*offsets: int) -> Callable[[Path], None]:
     def damage(path: Path) -> None:
         with path.open("r+b") as stream:
             for offset in offsets:
-                stream.seek(offset)
-                stream.write(bytes([CONTENT[offset] ^ 4]))
+                byte = os.pread(stream.fileno(), 1, offset)
+                os.pwrite(stream.fileno(), bytes([byte[0] ^ 4]), offset)
 
     return damage
 
 
 def zero_pages(path: Path) -> None:
     with path.open("r+b") as stream:
-        for page in (0, 5000, 5001):
-            stream.seek(page * 4096)
-            stream.write(bytes(4096))
+        for page in (0, 3000, 3001):
+            os.pwrite(stream.fileno(), bytes(4096), page * 4096)
 
 
 def truncate(length: int) -> Callable[[Path], None]:
@@ -84,34 +89,281 @@ def append(path: Path) -> None:
     path.write_bytes(CONTENT + b"more")
 
 
+def left_over(base: Path) -> list[Path]:
+    """What should not be there after a repair."""
+    areas = [base / "home" / "partial", *base.rglob(".distro-partial")]
+    found = [path for area in areas for path in area.rglob("*") if path.is_file() and path.suffix != ".lock"]
+    return found + list(base.rglob(".model*"))
+
+
 DAMAGES = [
-    ("three flipped bits", flip(1, 30_000_000, 79_999_999), 3),
+    ("a flipped bit at each end", flip(0, SIZE - 1), 2),
     ("two in one piece", flip(9_000_000, 9_000_001), 1),
     ("zeroed pages", zero_pages, 2),
-    ("truncated", truncate(60_000_000), 6),
+    ("truncated", truncate(10_000_000), 4),
     ("one byte short", truncate(SIZE - 1), 1),
     ("too long", append, 0),
-    ("empty", truncate(0), 20),
-    ("missing", Path.unlink, 20),
+    ("empty", truncate(0), 6),
+    ("missing", Path.unlink, 6),
 ]
 
 
 @pytest.mark.parametrize(("damage", "n_wrong"), [row[1:] for row in DAMAGES], ids=[row[0] for row in DAMAGES])
 def test_only_wrong_pieces_are_fetched(
-    tmp_path: Path, hub: FakeHub, damage: Callable[[Path], None], n_wrong: int
+    tmp_path: Path, hub: FakeHub, folder: Path, damage: Callable[[Path], None], n_wrong: int
 ) -> None:
-    folder = put(tmp_path / "home", hub, {"model.gguf": CONTENT, "config.json": SMALL})
     damage(folder / "model.gguf")
-    before = (folder / "config.json").stat().st_mtime_ns
+    before = (folder / "config.json").stat()
     outcome = mend(tmp_path, hub)
     assert outcome.code == 0, outcome.error
     assert (folder / "model.gguf").read_bytes() == CONTENT
     assert hub.n_sent() <= n_wrong * PIECE
     (done,) = outcome.json["repaired"]
-    assert (done["wrong_pieces"], done["pieces"], done["fetched"]) == (n_wrong, 20, hub.n_sent())
+    assert (done["wrong_pieces"], done["pieces"], done["fetched"]) == (n_wrong, N_PIECES, hub.n_sent())
     assert [each["status"] for each in outcome.json["files"]] == ["ok", "ok"]
-    assert (folder / "config.json").stat().st_mtime_ns == before
-    assert not [
-        path for path in (tmp_path / "home" / "partial").rglob("*") if path.is_file() and path.suffix != ".lock"
-    ]
+    after = (folder / "config.json").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert left_over(tmp_path) == []
     assert run(tmp_path, "verify", f"hf:{REPO}", "--full").code == 0
+
+
+def test_80_mb_with_every_damage_at_once_and_a_swapped_pair(tmp_path: Path, hub: FakeHub) -> None:
+    """Three flipped bits, a zeroed page, truncated: no more is fetched than is wrong; for swapped files nothing."""
+    content = random.Random(6).randbytes(80_000_000)
+    pair = [random.Random(seed).randbytes(5_000_000) for seed in (7, 8)]
+    folder = put(tmp_path / "home", hub, {"model.gguf": content, "x/a.bin": pair[0], "x/b.bin": pair[1], "c": SMALL})
+    os.truncate(folder / "model.gguf", 78_000_000)  # in the last but one piece
+    flip(1, 30_000_000, 30_000_001)(folder / "model.gguf")  # two pieces
+    with (folder / "model.gguf").open("r+b") as stream:
+        os.pwrite(stream.fileno(), bytes(4096), 4096 * 10_000)  # one piece
+    (folder / "x/a.bin").write_bytes(pair[1])
+    (folder / "x/b.bin").write_bytes(pair[0])
+    outcome = mend(tmp_path, hub)
+    assert outcome.code == 0, outcome.error
+    assert (folder / "model.gguf").read_bytes() == content
+    assert [(folder / name).read_bytes() for name in ("x/a.bin", "x/b.bin")] == pair
+    done = {each["path"]: (each["wrong_pieces"], each["fetched"]) for each in outcome.json["repaired"]}
+    assert done["x/a.bin"] == done["x/b.bin"] == (2, 0)
+    assert done["model.gguf"][0] == 5
+    assert hub.n_sent() == done["model.gguf"][1] <= 5 * PIECE
+
+
+def test_a_small_file_is_one_piece(tmp_path: Path, hub: FakeHub, folder: Path) -> None:
+    (folder / "config.json").write_bytes(SMALL.upper())
+    outcome = mend(tmp_path, hub)
+    assert outcome.code == 0, outcome.error
+    assert (folder / "config.json").read_bytes() == SMALL
+    assert hub.n_sent() == len(SMALL)
+
+
+def test_without_piece_hashes_the_whole_file_is_fetched_and_that_is_said(tmp_path: Path, hub: FakeHub) -> None:
+    folder = put(tmp_path / "home", hub, {"model.gguf": CONTENT}, lists=False)
+    flip(5)(folder / "model.gguf")
+    outcome = mend(tmp_path, hub)
+    assert outcome.code == 0, outcome.error
+    assert (folder / "model.gguf").read_bytes() == CONTENT
+    assert hub.n_sent() == SIZE
+    assert outcome.json["repaired"][0]["pieces"] == 1
+    assert (folder / ".pieces").is_dir()  # made in the read that proved it, for the next time
+
+
+def test_a_source_that_lies_is_left_and_the_next_one_asked(tmp_path: Path, hub: FakeHub, folder: Path) -> None:
+    """A mirror sends a wrong bit in the only piece that is wanted."""
+    hub.plain["m/model.gguf"] = CONTENT
+    receipt = Receipt.read(folder / "receipt.json")
+    assert receipt is not None
+    sources = (f"{hub.url}/plain/m/", *receipt.sources)
+    store = Store(tmp_path / "home")
+    lists = [found for found in [hashes_of(CONTENT)] if found]
+    store.write_receipt(Receipt(receipt.model, receipt.variant, "gguf", receipt.files, sources=sources), lists)
+    hub.faults = [Fault(path="/plain/", flip_at=100)]
+    flip(50)(folder / "model.gguf")
+    outcome = mend(tmp_path, hub)
+    assert outcome.code == 0, outcome.error
+    assert (folder / "model.gguf").read_bytes() == CONTENT
+    assert outcome.json["repaired"][0]["sources"] == [f"hub {REPO}@{hub.repos[REPO].commit[:7]}"]
+    assert hub.n_sent() == 2 * PIECE
+
+
+FAULTS = [
+    ("not there", Fault(status=404), 75),
+    ("busy", Fault(status=503), 75),
+    ("a page", Fault(body=b"<html>", headers={}), 75),
+    ("another size", Fault(body=CONTENT[:-1]), 75),
+    ("wrong bytes", Fault(flip_at=100), 75),
+    ("cut", Fault(cut_after=1000), 75),
+]
+
+
+@pytest.mark.parametrize(("fault", "code"), [row[1:] for row in FAULTS], ids=[row[0] for row in FAULTS])
+def test_what_nobody_has_leaves_the_file_as_it_was(
+    tmp_path: Path, hub: FakeHub, folder: Path, fault: Fault, code: int
+) -> None:
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "config.toml").write_text("retries = 0\n")
+    flip(50)(folder / "model.gguf")
+    wrong = (folder / "model.gguf").read_bytes()
+    (folder / "config.json").write_bytes(b"?")
+    fault.path = "model.gguf"
+    hub.faults = [fault]
+    outcome = mend(tmp_path, hub)
+    assert outcome.code == code
+    assert "bytes 0 to 4194303" in outcome.error
+    assert (folder / "model.gguf").read_bytes() == wrong
+    assert (folder / "config.json").read_bytes() == SMALL  # one file that cannot be mended does not keep others
+    hub.faults = []
+    assert mend(tmp_path, hub).code == 0
+    assert (folder / "model.gguf").read_bytes() == CONTENT
+    assert left_over(tmp_path) == []
+
+
+def test_an_interrupted_repair_goes_on(tmp_path: Path, hub: FakeHub, folder: Path) -> None:
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "config.toml").write_text("retries = 0\n")
+    flip(*(index * PIECE for index in range(5)))(folder / "model.gguf")
+
+    def after(n_bytes: int) -> None:
+        if hub.n_sent() > 2.5 * PIECE and not hub.faults:
+            hub.faults = [Fault(status=503)]
+
+    hub.on_sent = after
+    assert mend(tmp_path, hub).code == 75
+    first = hub.n_sent()
+    hub.on_sent, hub.faults = (lambda n_bytes: None), []
+    outcome = mend(tmp_path, hub)
+    assert outcome.code == 0, outcome.error
+    assert (folder / "model.gguf").read_bytes() == CONTENT
+    assert first >= 3 * PIECE
+    assert hub.n_sent() <= 5 * PIECE + 100  # and what the server said instead
+
+
+@pytest.mark.parametrize("forged", ["another list", "no list", "torn", "of the wrong bytes"])
+def test_lists_that_are_wrong_cost_bytes_and_nothing_else(
+    tmp_path: Path, hub: FakeHub, folder: Path, forged: str
+) -> None:
+    (path,) = (folder / ".pieces").iterdir()
+    flip(50)(folder / "model.gguf")
+    if forged == "no list":
+        path.unlink()
+    elif forged == "torn":
+        path.write_bytes(path.read_bytes()[:-10])
+    elif forged == "another list":
+        path.write_bytes(b"pieces")
+    else:  # one that calls the damage right; the receipt names it
+        made = hashes_of((folder / "model.gguf").read_bytes())
+        receipt = Receipt.read(folder / "receipt.json")
+        assert made is not None
+        assert receipt is not None
+        sha256 = receipt.files["model.gguf"].sha256
+        lying = PieceHashes(made.size, made.piece_length, sha256, made.digests)
+        entry = Entry(sha256, SIZE, "hub", "2026-01-31T12:00:00Z", pieces=lying.digest)
+        files = {**receipt.files, "model.gguf": entry}
+        Store(tmp_path / "home").write_receipt(
+            Receipt(receipt.model, receipt.variant, "gguf", files, sources=receipt.sources), [lying]
+        )
+    outcome = mend(tmp_path, hub)
+    assert outcome.code == 0, outcome.error
+    assert (folder / "model.gguf").read_bytes() == CONTENT
+    assert hub.n_sent() == SIZE
+
+
+def test_a_folder_of_the_users_own_is_mended_by_the_lists_of_the_store(
+    tmp_path: Path, hub: FakeHub, folder: Path
+) -> None:
+    own = _own_folder(tmp_path, hub)
+    flip(50)(own / "model.gguf")
+    (folder / "model.gguf").unlink()  # its list stays
+    outcome = mend(tmp_path, hub, "tiny", "--in", str(own))
+    assert outcome.code == 0, outcome.error
+    assert (own / "model.gguf").read_bytes() == CONTENT
+    assert hub.n_sent() == PIECE
+    assert sorted(path.name for path in own.iterdir()) == ["config.json", "model.gguf"]
+
+
+def test_what_is_near_goes_before_the_network(tmp_path: Path, hub: FakeHub, folder: Path) -> None:
+    """The same file in the store, and a folder that the user names: nothing is asked of the hub."""
+    own = _own_folder(tmp_path, hub)
+    flip(50)(own / "model.gguf")
+    outcome = mend(tmp_path, None, "tiny", "--in", str(own))
+    assert outcome.code == 0, outcome.error
+    flip(50)(own / "model.gguf")
+    flip(50)(folder / "model.gguf")
+    helper = tmp_path / "helper"
+    helper.mkdir()
+    (helper / "model.gguf").write_bytes(CONTENT)
+    outcome = mend(tmp_path, None, "tiny", "--in", str(own), "--from", str(helper))
+    assert outcome.code == 0, outcome.error
+    assert (own / "model.gguf").read_bytes() == CONTENT
+    assert hub.n_sent() == 0
+
+
+def _own_folder(base: Path, hub: FakeHub) -> Path:
+    """A folder with the files of a model of which the user has a manifest."""
+    files = (
+        File("model.gguf", SIZE, sha256=hashlib.sha256(CONTENT).hexdigest()),
+        File("config.json", len(SMALL), md5=hashlib.md5(SMALL).hexdigest()),  # noqa: S324
+    )
+    variant = Variant("q4_0", "gguf", files, (f"hf:{REPO}@{hub.repos[REPO].commit}",))
+    family = Family(
+        "tiny",
+        "us",
+        License("MIT", "https://example.org/", "allowed"),
+        (Model("tiny", 70, "llama", "q4_0", (variant,)),),
+    )
+    (base / "config" / "manifests").mkdir(parents=True, exist_ok=True)
+    (base / "config" / "manifests" / "tiny.toml").write_text(dump(family))
+    own = base / "own"
+    own.mkdir()
+    (own / "model.gguf").write_bytes(CONTENT)
+    (own / "config.json").write_bytes(SMALL)
+    return own
+
+
+def test_a_copied_folder_is_mended_by_its_own_receipt(tmp_path: Path, hub: FakeHub, folder: Path) -> None:
+    """Its sources are not asked, as anybody may have written them; what the user names is."""
+    folder.rename(tmp_path / "copy")
+    copy, helper = tmp_path / "copy", tmp_path / "helper"
+    flip(50)(copy / "model.gguf")
+    refused = mend(tmp_path, hub, str(copy))
+    assert (refused.code, hub.n_sent()) == (75, 0)
+    helper.mkdir()
+    (helper / "model.gguf").write_bytes(CONTENT)
+    outcome = mend(tmp_path, hub, str(copy / "model.gguf"), "--from", str(helper))
+    assert outcome.code == 0, outcome.error
+    assert (copy / "model.gguf").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("only", ["v2", "v1"])
+def test_the_hashes_of_a_torrent_serve_where_there_are_none_of_ours(tmp_path: Path, hub: FakeHub, only: str) -> None:
+    folder = put(tmp_path / "home", hub, {"model.gguf": CONTENT, "config.json": SMALL}, lists=False)
+    torrent = make(folder, piece_length=1 << 20)
+    (tmp_path / "x.torrent").write_bytes((torrent if only == "v2" else torrent.v1_companion()).encode())
+    flip(5, 15_000_000)(folder / "model.gguf")
+    outcome = mend(tmp_path, hub, f"hf:{REPO}", "--torrent", str(tmp_path / "x.torrent"))
+    assert outcome.code == 0, outcome.error
+    assert (folder / "model.gguf").read_bytes() == CONTENT
+    assert hub.n_sent() == 2 << 20
+
+
+def test_what_lies_behind_a_link_is_not_touched(tmp_path: Path, hub: FakeHub) -> None:
+    folder = put(tmp_path / "home", hub, {"sub/model.gguf": CONTENT, "config.json": SMALL})
+    (folder / "sub").rename(tmp_path / "elsewhere")
+    (folder / "sub").symlink_to(tmp_path / "elsewhere")
+    flip(5)(tmp_path / "elsewhere" / "model.gguf")
+    wrong = (tmp_path / "elsewhere" / "model.gguf").read_bytes()
+    outcome = mend(tmp_path, hub)
+    assert outcome.code == 73
+    assert outcome.error == f"{folder}/sub: is a link to elsewhere; remove it by hand"
+    assert (tmp_path / "elsewhere" / "model.gguf").read_bytes() == wrong
+
+
+def test_files_without_a_name_cannot_be_repaired(tmp_path: Path) -> None:
+    (tmp_path / "x.gguf").write_bytes(b"?")
+    outcome = run(tmp_path, "verify", str(tmp_path / "x.gguf"), "--repair")
+    assert outcome.code == 2
+    assert outcome.error.endswith("--repair needs a name for what it is to be: REF --in FOLDER")
+
+
+def test_what_is_right_needs_no_repair(tmp_path: Path, hub: FakeHub, folder: Path) -> None:
+    outcome = mend(tmp_path, hub)
+    assert (outcome.code, outcome.json["repaired"], hub.n_sent()) == (0, [], 0)
