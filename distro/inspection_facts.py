@@ -27,10 +27,20 @@ _ROLES = {
 }  # fmt: skip
 _MOST_ELEMENTS = 16  # of an array, in the answer for programs; on a line, _MOST_SHOWN
 _MOST_SHOWN = 4
+_LONGEST_FACT = 1000  # characters
 
 
 def facts(found: Inspection) -> Iterator[tuple[str, str]]:
-    """What is worth a line, each with its label."""
+    """What is worth a line, each with its label; of text out of files as much as a line can be."""
+    for label, value in _facts(found):
+        yield label, _cut(value)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST_FACT else text[: _LONGEST_FACT - 1] + "…"
+
+
+def _facts(found: Inspection) -> Iterator[tuple[str, str]]:
     forms = dict.fromkeys(f"{each.format} {each.form}".rstrip() for each in found.containers)
     headers = sum(each.header_bytes for each in found.containers)
     files = f"{len(found.containers)} files" if len(found.containers) > 1 else "1 file"
@@ -126,12 +136,12 @@ def _some(names: tuple[str, ...]) -> str:
 
 
 def value_text(key: Key) -> str:
-    """A key's value on a line: of arrays, how many and the first."""
+    """A key's value on a line: of arrays, how many and the first; of text as much as a line can be."""
     value = key.value
     if isinstance(value, (tuple, np.ndarray)):
         first = ", ".join(shown(str(each)) for each in value[:_MOST_SHOWN])
         return f"{len(value)}: {first}{', …' if len(value) > _MOST_SHOWN else ''}"
-    return str(value)
+    return _cut(str(value))
 
 
 def shape_text(shape: tuple[int, ...]) -> str:

@@ -103,6 +103,16 @@ def test_text_of_files_does_not_steer(tmp_path: Path) -> None:
     assert answer.json["architecture"] == TRAP
 
 
+def test_text_of_files_fills_no_terminal(tmp_path: Path) -> None:
+    """A megabyte in the place of a name is a line's beginning."""
+    data = replace(gguf_bytes.SMALL, keys=(*gguf_bytes.SMALL.keys, string("general.name", "x" * 1_000_000))).build()
+    path, page = str(_gguf(tmp_path, data)), tmp_path / "page.html"
+    for arguments in ((), ("--keys",), ("--html", str(page))):
+        assert len(run(tmp_path, "inspect", path, *arguments).out) < 5000
+    assert page.stat().st_size < 100_000
+    assert len(run(tmp_path, "inspect", path, "--json").out) > 1_000_000  # for programs, all of it
+
+
 def test_a_model_of_the_store_has_a_receipt(tmp_path: Path) -> None:
     put(tmp_path / "home", "smollm2-135m-instruct", "q8_0", {"m.gguf": gguf_bytes.llama().build()}, made_here=True)
     lines = run(tmp_path, "inspect", "smollm2-135m-instruct:q8_0").out.splitlines()
