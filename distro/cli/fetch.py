@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -127,11 +127,9 @@ def _brought(
 ) -> Path:
     from distro.fetch import fetch as bring
 
-    is_one = not wanted.but and len(wanted.only) < 2
-    chosen: dict[str, Any] = {"only": (wanted.only or (None,))[0]} if is_one else {"wanted": wanted}
     return bring(
         session.settings, resolved.model, resolved.variant,
-        progress=session.progress, target=output, folder=folder, peers=peers, **chosen,
+        progress=session.progress, wanted=wanted, target=output, folder=folder, peers=peers,
     )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ import gzip
 import hashlib
 import json
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -126,7 +127,7 @@ class Request:
 class FakeHub:
     """repos and plain files that are served; requests that came."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.repos: dict[str, Repo] = {}
         self.plain: dict[str, bytes | LargeFile] = {}
         self.faults: list[Fault] = []
@@ -136,7 +137,10 @@ class FakeHub:
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
+        scheme = "http" if tls is None else "https"
+        self.url = f"{scheme}://127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
 
     def add(self, name: str, files: dict[str, bytes | LargeFile], **options: Any) -> Repo:
@@ -173,8 +177,8 @@ class FakeHub:
 
 
 @contextmanager
-def serving() -> Iterator[FakeHub]:
-    hub = FakeHub()
+def serving(tls: ssl.SSLContext | None = None) -> Iterator[FakeHub]:
+    hub = FakeHub(tls)
     hub.start()
     try:
         yield hub
