@@ -73,6 +73,16 @@ def made_by() -> str:
     return f"distro {version('weights-distro')}"
 
 
+def base_name(source: Path, *, model: str | None, target: Path | None) -> str:
+    """What the files of a result are called after: the place that was asked for, else the model, else its folder."""
+    if target is not None and not target.is_dir():
+        return target.name.removesuffix(".gguf")
+    if model is not None:
+        return model.rpartition("/")[2]  # of the hub's owner/name
+    place = source.resolve() if source.name in ("", "..") else source
+    return place.name if source.is_dir() else place.stem
+
+
 def into_store(
     store: Store,
     checkpoint: Checkpoint,

@@ -67,7 +67,7 @@ def fetch_as(
         else:
             bring()
             checkpoint = stack.enter_context(open_checkpoint(_path_of(store, resolved)))
-        base = target.name.removesuffix(".gguf") if target and not target.is_dir() else model.name.rpartition("/")[2]
+        base = derive.base_name(checkpoint.path, model=model.name, target=target)
         made = plan.make(checkpoint, recipe, base, made_by=derive.made_by())
         threads, check = threads or os.cpu_count() or 1, feed is None or not discard_source
         if target is not None:

@@ -73,6 +73,10 @@ def convert(
     from distro.store import Store
 
     session = context.obj
+    if replace and output is None:
+        raise UsageError("--replace: only what is at a place of your own, with -o, gives way; `distro rm` does it here")
+    if name and output is not None:
+        raise UsageError("--name: is of a variant in the store, and -o puts the result elsewhere")
     source = local(session.settings, reference)
     weighing = None if imatrix is None else read_imatrix(imatrix)
     with open_checkpoint(source.path) as checkpoint:
@@ -86,7 +90,7 @@ def convert(
             max_shard_bytes=parse_bytes(shard_size, "--shard-size") if shard_size else None,
             byte_order="big" if big_endian else None,
         )  # fmt: skip
-        base = output.name.removesuffix(".gguf") if output and not output.is_dir() else source.model or source.path.stem
+        base = derive.base_name(source.path, model=source.model, target=output)
         plan = make(checkpoint, recipe, base, weighing, made_by=derive.made_by() if provenance else None)
         if dry_run:
             print_plan(plan, threads, as_json=as_json)
