@@ -13,10 +13,11 @@ from converters.input_file import InputFile, Opener, noting_what_is_read
 FORMATS: tuple[Format, ...] = (ggml, gguf, meta, huggingface)
 
 
-def open_checkpoint(path: Path, *, opener: Opener = InputFile) -> Checkpoint:
+def open_checkpoint(path: Path, *, opener: Opener = InputFile, allow_trailing: bool = False) -> Checkpoint:
     """The model at a path, a file or a folder; weights stay on disk, and files open until it is closed.
 
-    opener: opens each file that holds weights.
+    opener: opens each file that holds weights. allow_trailing: bytes behind the last tensor of a GGUF file are left
+    alone instead of refused; no other format can have any.
 
     Raises MissingError where nothing is, UnsupportedError that says what is there where no format knows it, and
     whatever the format finds wrong.
@@ -26,7 +27,10 @@ def open_checkpoint(path: Path, *, opener: Opener = InputFile) -> Checkpoint:
     for known in FORMATS:
         if known.sniff(path):
             with noting_what_is_read() as noted:
-                checkpoint = known.open_checkpoint(path, opener=opener)
+                if known is gguf:
+                    checkpoint = gguf.open_checkpoint(path, opener=opener, allow_trailing=allow_trailing)
+                else:
+                    checkpoint = known.open_checkpoint(path, opener=opener)
             checkpoint.read = {each: noted[each] for each in checkpoint.companions if each in noted}
             return checkpoint
     if path.is_dir():

@@ -10,7 +10,7 @@ import pytest
 
 from converters.errors import MalformedError, MissingError, UnsafeError, UnsupportedError
 from converters.formats import FORMATS, open_checkpoint
-from tests.fakes import tiny_llama
+from tests.fakes import gguf_bytes, tiny_llama
 
 
 def test_a_names_ending_means_nothing(tmp_path: Path) -> None:
@@ -54,6 +54,14 @@ def test_relatives_of_what_is_older_than_gguf_get_advice(tmp_path: Path, data: b
     path.write_bytes(data)
     with pytest.raises(UnsupportedError, match=message):
         open_checkpoint(path)
+
+
+def test_bytes_behind_a_gguf_are_left_alone_if_somebody_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(gguf_bytes.llama().build() + b"PK\x05\x06" + bytes(18))
+    with pytest.raises(MalformedError, match="22 bytes after the last tensor"):
+        open_checkpoint(path)
+    open_checkpoint(path, allow_trailing=True).close()
 
 
 def test_nothing_and_an_empty_folder_are_missing(tmp_path: Path) -> None:
