@@ -70,12 +70,25 @@ class Arrival:
         self._here: set[str] = set()  # proven, and not discarded yet
         self._failure: BaseException | None = None
 
-    def begin(self, names: list[str]) -> None:
-        """Fetch these, in this order; what others ask for comes in between. Raises DiskFullError at once."""
-        sizes = sorted(file.size or 0 for file in self._variant.files if file.path in names)
-        disk.check_space(sum(sizes[-_MOST_HERE:] if self.discards else sizes), self._folder)
+    def begin(self, names: list[str], n_bytes: int, place: Path) -> None:
+        """Fetch these, in this order; what others ask for comes in between.
+
+        n_bytes: that the result still needs beside them, in `place`. Raises DiskFullError at once.
+        """
+        missing = sorted(self._missing(file) for file in self._variant.files if file.path in names)
+        shards = sum(missing[-_MOST_HERE:] if self.discards else missing)
+        with disk.told(self._folder):
+            disk.make_folder(self._store.home)
+            together = disk.device_of(place) == disk.device_of(self._store.home)
+        disk.check_space(shards + n_bytes * together, self._folder)
         self._ordered, self.has_begun = list(names), True
         threading.Thread(target=self._run, name="fetch", daemon=True).start()
+
+    def _missing(self, file: File) -> int:
+        """Bytes of a file that are still to come."""
+        if self._received(file.path) is not None and disk.length(self._folder / file.path) == file.size:
+            return 0
+        return max(0, (file.size or 0) - self._store.occupied(self._model.name, self._variant.name, file))
 
     def wait(self, name: str) -> Path:
         """Where a file is, as soon as it is proven. Raises what stopped the fetching."""
@@ -220,7 +233,9 @@ class ArrivingFeed:
         if self._checkpoint.format not in _ONE_FILE_A_TENSOR and self._left:
             self._left.update(dict.fromkeys(self._files, 1))  # one that never comes: all are needed to the end
         needed = [self._files[name].name for name in sorted(self._files) if self._left[name]]
-        self._arrival.begin(needed)
+        made = [path] if path.is_file() else path.rglob("*")
+        n_bytes = max(0, plan.size - sum(map(disk.allocated, made)))
+        self._arrival.begin(needed, n_bytes, path.parent)
         return self
 
     @property

@@ -172,3 +172,31 @@ def test_a_published_name_is_not_taken(settings: Settings) -> None:
     resolved = wanted(settings, "smollm2-135m-instruct:hf")
     with pytest.raises(UsageError, match="is published under that name"):
         fetch_as(settings, resolved, "q4_1", progress=Silent())
+
+
+def _free(n_bytes: int, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(disk.shutil, "disk_usage", lambda path: type("Usage", (), {"free": n_bytes})())
+
+
+def test_room_is_needed_for_the_result_and_its_shards_together(
+    settings: Settings, folder: Path, expected: bytes, hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = sorted(path.stat().st_size for path in folder.glob("*.safetensors"))
+    _free(len(expected) + sum(sizes) - 1, monkeypatch)
+    with pytest.raises(DiskFullError, match=f"{len(expected) + sum(sizes)} bytes needed"):
+        _fetch_as(settings)
+    _free(len(expected) + sum(sizes[-2:]) - 1, monkeypatch)
+    with pytest.raises(DiskFullError, match=f"{len(expected) + sum(sizes[-2:])} bytes needed"):
+        _fetch_as(settings, discard_source=True)
+    assert not [request for request in hub.transfers() if _is_whole(request) and request.path.endswith(".safetensors")]
+    assert not list((settings.home / "partial").glob("made-*"))
+
+
+def test_shards_that_are_here_need_no_more_room(
+    settings: Settings, folder: Path, expected: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolved, shards = _resolved(settings), sorted(folder.glob("*.safetensors"))
+    for path in shards[:-1]:
+        fetch(settings, resolved.model, resolved.variant, progress=Silent(), only=path.name)
+    _free(len(expected) + shards[-1].stat().st_size, monkeypatch)
+    assert _fetch_as(settings, discard_source=True).path.read_bytes() == expected
