@@ -50,7 +50,7 @@ class LayerHashes:
 
 @dataclass(frozen=True)
 class JoinedHashes:
-    """Of a file in a v1 torrent. start: where it begins in all files joined, total: their size. digests: of all pieces."""
+    """Of a file in a v1 torrent. start: where it begins in all files joined, of `total` bytes. digests: of all."""
 
     size: int
     piece_length: int
