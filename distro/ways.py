@@ -21,11 +21,12 @@ from distro.errors import NotThereError, SourceError, WrongBytesError
 from distro.lane import Lane
 from distro.manifest import Model, Variant
 from distro.mirrors import Mirror, mirrors_of, remember
-from distro.pace import pace_of
+from distro.pace import Pace, pace_of
 from distro.progress import Progress
-from distro.sources import open_source
+from distro.sources import kind_of, open_source
 from distro.sources.base import Source
 from distro.sources.local import FolderSource, HubCacheSource
+from distro.sources.paced import Paced
 from distro.sources.retry import Retrying
 from distro.store import Store
 
@@ -66,10 +67,12 @@ class Ways:
 
     def streams(self) -> Iterator[Source]:
         """The same one by one, for a file that is not worth more or cannot be proven."""
-        yield from self._each(self._openers(_is_ranged))
+        for source in self._each(self._openers(_is_ranged)):
+            yield Paced(source, self._pace(source))
 
     def whole(self) -> Iterator[Source]:
-        yield from self._each(self._openers(lambda reference: not _is_ranged(reference)))
+        for source in self._each(self._openers(lambda reference: not _is_ranged(reference))):
+            yield Paced(source, self._pace(source))
 
     def leave(self, source: Source | Lane, error: SourceError | WrongBytesError) -> None:
         """A source has failed for one file; for all that are to come unless it only lacks the file or has another."""
@@ -125,9 +128,11 @@ class Ways:
         return lambda: open_source(self._settings, reference, self._variant, peers=self._peers)
 
     def _lane(self, source: Retrying) -> Lane:
-        is_mirror = any(opened is source and key in self._mirrors for key, opened in self._open.items())
-        kind = "mirror" if is_mirror or not source.name.startswith("hub ") else "hub"
-        return Lane(source.source, self._settings.retries, pace_of(self._settings, kind, say=self._progress.say))
+        return Lane(source.source, self._settings.retries, self._pace(source))
+
+    def _pace(self, source: Source) -> Pace:
+        reference = next(key for key, opened in self._open.items() if opened is source)
+        return pace_of(self._settings, kind_of(reference), say=self._progress.say)
 
     def _remember(self, name: str, *, worked: bool) -> None:
         for key, source in self._open.items():

@@ -33,6 +33,13 @@ def open_source(
     raise _unknown(reference, "another kind")
 
 
+def kind_of(reference: str) -> str:
+    """Which of `distro.config.KINDS` a source is of, for its limit."""
+    if reference.startswith(("hf:", "index:")):
+        return "hub" if reference.startswith("hf:") else "index"
+    return "swarm" if reference.startswith("magnet:") or reference.endswith(".torrent") else "mirror"
+
+
 def _open_named(settings: Settings, reference: str) -> Source:
     from distro.sources.retry import Retrying
 

@@ -25,6 +25,7 @@ from converters.errors import shown
 from distro.config import Settings
 from distro.errors import DiskFullError, NotThereError, SourceError, StorageError, UsageError, WrongBytesError
 from distro.manifest import File, Variant
+from distro.pace import pace_of
 from distro.progress import Bar
 from distro.sources.base import Source
 from distro.swarm.binding import require_libtorrent
@@ -73,6 +74,7 @@ class _Swarm:
 
     def __init__(self, settings: Settings, reference: str, peers: Sequence[tuple[str, int]]) -> None:
         self._settings = settings
+        self._pace = pace_of(settings, "swarm")
         try:
             require_libtorrent()
         except UsageError as error:  # another source may do
@@ -130,6 +132,7 @@ class _Swarm:
 
         session = self._connected()
         params.peers = self._peers
+        params.download_limit = self._pace.rate or -1
         handle = session.add(params)
         try:
             yield handle
@@ -217,6 +220,11 @@ class _Swarm:
         with self._running(self._file_params(torrent, wanted, area)) as handle:
             try:
                 while True:
+                    if not self._pace.is_open:
+                        handle.pause()
+                        self._pace.wait()
+                        handle.resume()
+                        watch.begin_again()
                     status = watch.look(handle)
                     meter.show(status, handle.file_progress(lt.torrent_handle.piece_granularity)[wanted.index])
                     if status.is_finished:
@@ -258,6 +266,10 @@ class _Watch:
         self._deadline = time.monotonic() + timeout_s
         self._troubles: dict[str, None] = {}  # in order, each once
         self.banned: set[str] = set()
+
+    def begin_again(self) -> None:
+        """After a rest that we took ourselves."""
+        self._deadline = time.monotonic() + self._patience_s
 
     def look(self, handle: lt.torrent_handle) -> lt.torrent_status:
         """Wait a moment, then the state of things. Raises SourceError, DiskFullError, StorageError."""

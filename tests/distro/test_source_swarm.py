@@ -6,6 +6,7 @@ import hashlib
 import json
 import random
 import socket
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 from distro.errors import NotThereError, SourceError, WrongBytesError
 from distro.fetch import fetch
 from distro.manifest import File, Model, Variant
+from distro.pace import Clock, Pace, _Hours
 from distro.progress import Silent
 from distro.sources.swarm import find_torrent, open_swarm
 from distro.store import Store
@@ -214,3 +216,33 @@ def test_without_libtorrent_the_source_says_so(monkeypatch: pytest.MonkeyPatch, 
 
 def _variant(file: File) -> Variant:
     return Variant("v", "safetensors", (file,))
+
+
+def test_between_its_hours_a_swarm_rests(shards: Path, tmp_path: Path) -> None:
+    torrent = make(shards)
+    (tmp_path / "x.torrent").write_bytes(torrent.encode())
+    _, variant = variant_from_torrent(torrent, source=str(tmp_path / "x.torrent"))
+    file = next(file for file in variant.files if file.path == "b.safetensors")
+    home, began = settings(tmp_path / "home", timeout_s=1), time.monotonic()
+    with seeding(shards) as seeder:
+        source = open_swarm(home, str(tmp_path / "x.torrent"), variant, peers=[seeder.peer])
+        wall = Clock(wall=lambda: time.monotonic() - began)  # the hours begin two seconds after the test
+        source._pace = Pace(hours=_Hours(_From(2.0)), clock=wall)  # type: ignore[attr-defined]
+        with Store(home.home).partial("m", "v", file) as partial:
+            source.transfer(file, partial, CountingBar())
+            assert partial.size == file.size
+        source.close()
+    assert time.monotonic() - began > 2
+
+
+class _From:
+    """Open from a moment on."""
+
+    def __init__(self, moment: float) -> None:
+        self.moment = moment
+
+    def is_open(self, at: float) -> bool:
+        return at >= self.moment
+
+    def opens(self, after: float) -> float:
+        return self.moment
