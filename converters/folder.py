@@ -10,7 +10,7 @@ import os
 import re
 from pathlib import Path
 
-from converters.errors import UnsafeError
+from converters.errors import MissingError, UnsafeError, shown
 
 # What the files of a model are called. Nothing that can be written like this leads anywhere else, on any system: what
 # begins like a device is one to Windows (Naming Files, Paths, and Namespaces), which also drops a dot at the end.
@@ -36,7 +36,10 @@ def beside(named: Path, name: str) -> Path:
 
 
 def inside(folder: Path, name: str) -> Path:
-    """The path of a file by its plain name, whether it exists or not. Raises UnsafeError for a link that leaves."""
+    """The path of a file by its plain name, whether it exists or not.
+
+    Raises UnsafeError for a link that leaves, MissingError for one that leads nowhere: what it stood for is missed.
+    """
     path = folder / name
     if path.is_symlink():
         target, home = Path(os.path.realpath(path)), folder.resolve()  # resolve() minds a link to itself
@@ -44,4 +47,6 @@ def inside(folder: Path, name: str) -> Path:
         if not any(target.is_relative_to(each) for each in homes):
             allowed = "a file of this folder, or of the hub cache that it belongs to"
             raise UnsafeError(path, "file", found=f"a link to {target}", allowed=allowed)
+        if not path.exists():
+            raise MissingError(path, f"a link to {shown(str(target))} stands in its place")
     return path

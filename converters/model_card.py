@@ -60,10 +60,9 @@ def read(folder: Path) -> Card:
 
     A card is no part of a model, so faults in it are no errors. Raises UnsafeError for a link that leaves the folder.
     """
-    path = inside(folder, NAME)
-    if not path.is_file():
+    if not (folder / NAME).is_file():
         return {}
-    with InputFile(path) as file:
+    with InputFile(inside(folder, NAME)) as file:
         text = file.read(0, min(file.size, _LONGEST_FRONT_MATTER), "file").decode("utf-8", "replace")
     return _card(_front_matter(text.splitlines()))
 

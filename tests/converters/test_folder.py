@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from converters.errors import UnsafeError
+from converters.errors import MissingError, UnsafeError
 from converters.folder import inside, is_file_name
 
 
@@ -78,3 +78,11 @@ def test_blobs_beside_any_other_folder_are_outside(tmp_path: Path) -> None:
     (folder / "config.json").symlink_to("../../blobs/ab12")
     with pytest.raises(UnsafeError):
         inside(folder, "config.json")
+
+
+@pytest.mark.parametrize("target", ["nowhere", "config.json", "folder/nowhere"])
+def test_links_that_lead_nowhere_stand_for_what_is_missing(tmp_path: Path, target: str) -> None:
+    """As in a hub's cache of which a blob is gone: not to have a file is not the same as to have lost it."""
+    (tmp_path / "config.json").symlink_to(target)
+    with pytest.raises(MissingError, match=r"config\.json: not found, a link to .* stands in its place"):
+        inside(tmp_path, "config.json")

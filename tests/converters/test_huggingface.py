@@ -229,6 +229,10 @@ SINGLE: list[tuple[str, Callable[[Path], object], type[Exception], str]] = [
      (folder / "model.safetensors").symlink_to("../w"), UnsafeError, "model.safetensors: file: found a link to "),
     ("config through a link", lambda folder: (folder / "config.json").rename(folder.parent / "c") and
      (folder / "config.json").symlink_to("../c"), UnsafeError, "config.json: file: found a link to "),
+    ("a tokenizer that is gone", lambda folder: (folder / "tokenizer.json").unlink() or
+     (folder / "tokenizer.json").symlink_to("blob"), MissingError, "tokenizer.json: not found, a link to "),
+    ("settings that are gone", lambda folder: (folder / "generation_config.json").unlink() or
+     (folder / "generation_config.json").symlink_to("generation_config.json"), MissingError, "not found, a link to "),
     ("a template through a link", lambda folder: (folder / "chat_template.jinja").symlink_to("/etc/hostname"),
      UnsafeError, "chat_template.jinja: file: found a link to "),
 ]  # fmt: skip
