@@ -5,16 +5,22 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from converters import checklist
+from distro import catalog
 from distro.catalog import Catalog
+from distro.config import Settings
 from distro.digest import KINDS, open_regular
+from distro.errors import NotFoundError
 from distro.manifest import File
+from distro.progress import Progress
 from distro.proofs import Proofs, Remembered, Stamp
-from distro.prove import How, Shared, read_digests
+from distro.prove import Claim, How, Proof, Shared, read_digests
+from distro.verification import Finding
 from distro.verify import Status, Verdict, check, judge
 
 # Only these are named after what they hold; every other model has a `model.safetensors` too.
@@ -52,6 +58,51 @@ def listed_files(path: Path) -> dict[Path, Known]:
         for name, md5 in checklist.read(where).items()
     }
     return found if path.is_dir() else {file: known for file, known in found.items() if file == path}
+
+
+def look_up(settings: Settings, path: Path, *, full: bool, progress: Progress) -> list[Finding]:
+    """Files of the user's own, by their bytes. Raises NotFoundError where nobody knows any of them."""
+    known, listed = known_files(catalog.load(settings)), listed_files(path)
+    files, proofs = list(files_below(path)), Proofs(settings.state_folder)
+    with (
+        progress.bar(f"verify {path.name}", sum(file.stat().st_size for file in files)) as bar,
+        ThreadPoolExecutor() as pool,
+    ):
+        told = Shared(bar)
+        try:
+            answers = [
+                pool.submit(_identified, file, known, listed.get(file), None if full else proofs, told)
+                for file in files
+            ]
+            found = [answer.result() for answer in answers]
+        except BaseException:
+            told.stop()
+            pool.shutdown(cancel_futures=True)
+            raise
+    proofs.remember(each.memory for each in found if each.memory is not None)
+    findings = []
+    for file, each in zip(files, found, strict=True):
+        listed.pop(file, None)
+        by = ", ".join(dict.fromkeys(place.variant for place in each.places))
+        claim = Claim(file, each.places[0].file) if each.places else None
+        findings.append(Finding(_name(file, path), Proof(each.verdict, each.how, each.proven_at), by, claim))
+    for file, entry in listed.items():
+        missing = Proof(Verdict(file, Status.MISSING))
+        findings.append(Finding(_name(file, path), missing, entry.variant, Claim(file, entry.file)))
+    if not any(each.by for each in findings):
+        raise NotFoundError(f"{path}: no manifest and no receipt knows these bytes, so nothing can be proven")
+    return findings
+
+
+def _identified(file: Path, known: list[Known], entry: Known | None, proofs: Proofs | None, told: Shared) -> Identified:
+    found = identify(file, known if entry is None else [*known, entry], told, proofs)
+    if entry is not None and found.verdict.status is Status.UNPROVEN:
+        return Identified(check(file, entry.file), [entry])
+    return found
+
+
+def _name(file: Path, path: Path) -> str:
+    return str(file.relative_to(path)) if file != path else file.name
 
 
 @dataclass(frozen=True)

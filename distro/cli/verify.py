@@ -81,7 +81,9 @@ def verify(
         path = Path(reference)
         if repair:
             raise UsageError(f"{shown(reference)}: --repair needs a name for what it is to be: REF --in FOLDER")
-        findings = verification.look_up(session.settings, path, full=full, progress=session.progress)
+        from distro.identify import look_up
+
+        findings = look_up(session.settings, path, full=full, progress=session.progress)
         title = reference
     else:
         title = subject.title
