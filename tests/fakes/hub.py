@@ -196,7 +196,7 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
         def handle_one_request(self) -> None:
             try:
                 super().handle_one_request()
-            except (ConnectionError, TimeoutError, ssl.SSLError):  # a client that was killed, cut by us, or mistrusts us
+            except (ConnectionError, TimeoutError, ssl.SSLError):  # killed, cut by us, or it mistrusts us
                 self.close_connection = True
 
         def do_HEAD(self) -> None:
