@@ -15,6 +15,7 @@ as Mistral's on the hub, is opened as Hugging Face's.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -51,7 +52,7 @@ def sniff(path: Path) -> bool:
     Where Hugging Face's layout is there too, a folder is that, and a file is what the names in it say.
     """
     folder = path if path.is_dir() else path.parent
-    if not (folder / "params.json").exists():
+    if not os.path.lexists(folder / "params.json"):  # a link that leads nowhere is missed by who opens it
         return False
     if not (folder / "config.json").exists():
         return path.is_dir() or pytorch.sniff(path) or safetensors.sniff(path)

@@ -23,7 +23,15 @@ from converters.fields import Fields
 from converters.folder import inside
 from converters.input_file import InputFile
 from converters.tokenizers import model_file, sentencepiece_model, tokenizer_json
-from converters.tokenizers.vocabulary import LONGEST_TEMPLATE, TokenKind, Vocabulary, fill_in_ids, judged, stop_ids
+from converters.tokenizers.vocabulary import (
+    LONGEST_TEMPLATE,
+    TokenKind,
+    Vocabulary,
+    fill_in_ids,
+    judge_template,
+    judged,
+    stop_ids,
+)
 
 LARGEST_TOKENIZER = 128 << 20  # bytes; the largest known have 35 MB
 LARGEST_CONFIG = 16 << 20
@@ -205,18 +213,29 @@ def _generation_ends(generation: Fields, n_tokens: int) -> list[int | None]:
 def _chat_template(folder: Path, config: Fields) -> str | None:
     """chat_template.jinja, or tokenizer_config.json's: text, or a list of named ones, of which "default" counts."""
     path = inside(folder, "chat_template.jinja")
+    template: str | None
     if path.exists():
-        with InputFile(path) as file:
-            if file.size > 4 * LONGEST_TEMPLATE:
-                raise MalformedError(
-                    path, "file", found=f"{file.size} bytes", allowed=f"at most {4 * LONGEST_TEMPLATE}"
-                )
-            data = file.read(0, file.size, "file")
-        try:
-            return data.decode()
-        except UnicodeDecodeError as error:
-            line = data[: error.start].count(b"\n") + 1
-            raise MalformedError(path, "file", offset=f"line {line}", found=error.reason, allowed="UTF-8") from None
+        template, source, field = _read_text(path), path, "file"
+    else:
+        template, source, field = _template_of(config), config.path, f"{config.prefix}chat_template"
+    if template is not None:
+        judge_template(source, template, field)
+    return template
+
+
+def _read_text(path: Path) -> str:
+    with InputFile(path) as file:
+        if file.size > 4 * LONGEST_TEMPLATE:
+            raise MalformedError(path, "file", found=f"{file.size} bytes", allowed=f"at most {4 * LONGEST_TEMPLATE}")
+        data = file.read(0, file.size, "file")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise MalformedError(path, "file", offset=f"line {line}", found=error.reason, allowed="UTF-8") from None
+
+
+def _template_of(config: Fields) -> str | None:
     value = config.values.get("chat_template")
     if isinstance(value, list):
         entries = [entry for entry in value if isinstance(entry, Mapping)]
