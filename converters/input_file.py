@@ -118,7 +118,11 @@ class InputFile:
     def _fill(self, view: memoryview, offset: int) -> None:
         """Bytes from an offset on until the view is full; the one place that reads."""
         while view:
-            count = os.preadv(self._descriptor, [view], offset)
+            try:
+                count = os.preadv(self._descriptor, [view], offset)
+            except OSError as error:
+                error.filename = str(self.path)  # which the system does not say
+                raise
             if count == 0:
                 raise ChangedError(self.path, "it became shorter")
             view, offset = view[count:], offset + count

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, BinaryIO, Self
 
 from converters.errors import shown
 from distro import disk
+from distro.disk import discard
 from distro.errors import CannotCreateError, DiskFullError, SourceError, StorageError
 from distro.journal import Journal
-from distro.owner import CLAIMS, Owner, discard
+from distro.owner import CLAIMS, Owner
 from distro.paths import safe_relpath
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class Result:
         self._outputs: list[Output] = []
         with disk.told(target):
             self._put_back(area, prefix)
+            self._clear_journals(area, prefix)
         self._refuse_existing()
         with disk.told(target):
             disk.make_folder(target.parent)
@@ -71,21 +73,21 @@ class Result:
                 area, prefix = target.parent, f".{target.name}"
             self.path = area / f"{prefix}.{CLAIMS.new_suffix()}"
             self._take_over(area, prefix, identity)
-            if not single_file:
-                self.path.mkdir(mode=0o700, exist_ok=True)
-        if identity is not None:
-            self.journal = Journal(_journal_of(self.path), identity)
+            try:
+                if not single_file:
+                    self.path.mkdir(mode=0o700, exist_ok=True)
+                if identity is not None:
+                    self.journal = Journal(_journal_of(self.path), identity)
+            except BaseException:
+                self.keep()
+                raise
 
     def _take_over(self, area: Path, prefix: str, identity: str | None) -> None:
         """Have what an earlier run left of the same, under a name of our own; discard what it left of other things."""
         with CLAIMS.lock:
             CLAIMS.hold(self.path)
             for left in _left(area, prefix):
-                if left.suffix == _OLD or left == self.path:
-                    continue
-                if left.suffix == _JOURNAL:
-                    if not disk.is_taken(left.with_suffix("")):  # its maker was killed in its last moment
-                        _clear(left)
+                if left.suffix in (_OLD, _JOURNAL) or left == self.path:
                     continue
                 same = identity is not None and Journal.is_of(_journal_of(left), identity)
                 if same and CLAIMS.is_free(left) and not disk.is_taken(self.path) and self._is_of_our_kind(left):
@@ -94,6 +96,14 @@ class Result:
                         _journal_of(left).replace(_journal_of(self.path))
                 else:
                     _clear(left)
+
+    def _clear_journals(self, area: Path, prefix: str) -> None:
+        """Delete those of makers that were killed in their last moment, when what they made had its name already."""
+        with CLAIMS.lock:
+            for journal in _left(area, prefix):
+                made = journal.with_suffix("")
+                if journal.suffix == _JOURNAL and CLAIMS.is_free(made) and not disk.is_taken(made):
+                    _clear(journal)
 
     def _put_back(self, area: Path, prefix: str) -> None:
         """Undo or end what a replacement left that was killed between its two renames, or after them."""
@@ -143,16 +153,19 @@ class Result:
         """Leave what was made, and its journal, for a later run; harmless after `publish`."""
         self._close()
         if not disk.is_taken(self.path):
-            _journal_of(self.path).unlink(missing_ok=True)
+            with suppress(OSError):
+                _journal_of(self.path).unlink(missing_ok=True)
 
     def discard(self) -> None:
-        """Forget what was made; harmless after `publish`."""
+        """Forget what was made; harmless after `publish`. What cannot be deleted is left to the next run, or `gc`."""
         self._close()
-        _journal_of(self.path).unlink(missing_ok=True)
-        if self._single_file:
-            self.path.unlink(missing_ok=True)
-        else:
-            shutil.rmtree(self.path, ignore_errors=True)
+        with suppress(OSError):
+            _journal_of(self.path).unlink(missing_ok=True)
+        with suppress(OSError):
+            if self._single_file:
+                self.path.unlink(missing_ok=True)
+            else:
+                shutil.rmtree(self.path)
 
     def _close(self) -> None:
         for output in self._outputs:

@@ -285,3 +285,16 @@ def test_a_thread_that_fails_is_heard_while_another_waits(tmp_path: Path, monkey
         plan = planning.make(checkpoint, Recipe("gguf", "f16"), "tiny")
         with pytest.raises(RefusedError, match="the second"):
             convert(checkpoint, plan, MemorySink(), threads=2, give_up=let_go.set)
+
+
+def test_a_disk_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tiny_llama.write(tmp_path / "source")
+    with open_checkpoint(source) as checkpoint:
+        plan = planning.make(checkpoint, Recipe("gguf", "f16"), "tiny")
+
+        def broken(*_: object) -> int:
+            raise OSError(5, "Input/output error")
+
+        monkeypatch.setattr(os, "preadv", broken)
+        with pytest.raises(OSError, match=r"Input/output error: '.*config\.json'"):
+            convert(checkpoint, plan, MemorySink())

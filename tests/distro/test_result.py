@@ -171,3 +171,25 @@ def test_a_store_whose_models_are_on_another_disk(tmp_path: Path, monkeypatch: p
         result.create("model.bin", 3).write_at(0, b"new")
         result.publish()
     assert _names(target.parent) == ["v"]
+
+
+def test_a_journal_that_cannot_be_made_holds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise DiskFullError("no room")
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(DiskFullError):
+        patch.setattr("distro.result.Journal.__init__", fails)
+        _make(tmp_path / "x", single_file=False)
+    _make(tmp_path / "x", single_file=False)
+    assert _names(tmp_path) == ["x"]
+
+
+def test_what_cannot_be_cleared_up_spoils_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    with _result(tmp_path / "x") as result:
+        result.create("", 3).write_at(0, b"new")
+        result.publish()
+        monkeypatch.setattr(os, "unlink", refused)
+    assert (tmp_path / "x").read_bytes() == b"new"
