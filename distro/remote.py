@@ -50,8 +50,10 @@ class RemoteFolder:
     path: what is to be opened, the folder or one file in it. source: where it really is, for people.
     """
 
-    def __init__(self, settings: Settings, source: RangedSource, path: Path) -> None:
-        self.path, self.source = path, source.name
+    def __init__(self, settings: Settings, source: RangedSource, base: Path, chosen: str, name: str) -> None:
+        """base: a folder for all this. chosen: what is to be opened, by its path in the model. name: of the model."""
+        self.path, self.source = base / PurePosixPath(chosen), source.name
+        self._base, self._name = escape(str(base)), shown(name)
         self._settings, self._source = settings, source
         self._weights: dict[Path, File] = {}
         self._open: dict[Path, RemoteFile] = {}
@@ -61,6 +63,10 @@ class RemoteFolder:
     def n_read(self) -> int:
         """Bytes of files that have crossed the network."""
         return self._n_fetched + sum(file.n_read for file in self._open.values())
+
+    def named(self, text: str) -> str:
+        """What was said of a file here, said of the model."""
+        return text.replace(self._base, self._name)
 
     def opener(self, path: Path) -> InputFile:
         """The weights of that path, where they are; any other file as it lies in the folder."""
@@ -143,13 +149,13 @@ def remote_folder(settings: Settings, model: Model, variant: Variant, inside: st
         base = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="distro-")))
         source = _source(settings, model, variant, file or beside[0])
         stack.callback(source.close)
-        folder = RemoteFolder(settings, source, base / PurePosixPath(chosen))
+        folder = RemoteFolder(settings, source, base, chosen, model.name)
         stack.callback(folder.release)
         try:
             folder.furnish(beside, chosen=file)
             yield folder
         except ConversionError as error:
-            error.args = (str(error).replace(escape(str(base)), shown(model.name), 1),)
+            error.args = (folder.named(str(error)),)
             raise
 
 

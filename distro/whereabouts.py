@@ -9,6 +9,7 @@ https://host/model.gguf        one file of a web server, in parts
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -95,4 +96,7 @@ def _elsewhere(settings: Settings, name: str, model: Model, variant: Variant, in
     from distro.remote import remote_folder
 
     with remote_folder(settings, model, variant, inside) as folder:
-        return inspect(folder.path, name=name, opener=folder.opener, source=folder.source, n_read=lambda: folder.n_read)
+        found = inspect(
+            folder.path, name=name, opener=folder.opener, source=folder.source, n_read=lambda: folder.n_read
+        )
+        return replace(found, note=folder.named(found.note), warnings=tuple(map(folder.named, found.warnings)))

@@ -175,6 +175,8 @@ def test_what_is_wrong_with_a_file_is_said_of_the_model(hub: FakeHub, settings: 
     hub.add("them/evil", {"x.bin": b"cos\nsystem\n(S'true'\ntR."})
     with pytest.raises(UnsafeError, match=r"^them/evil/x\.bin: "):
         _look(settings, "hf:them/evil")
+    hub.add("them/small", {"x.gguf": gguf_bytes.SMALL.build()})
+    assert _look(settings, "hf:them/small").note.startswith("them/small/x.gguf: general.architecture: found small")
 
 
 def test_the_token_goes_to_the_hub_alone(hub: FakeHub, settings: Settings) -> None:
