@@ -9,17 +9,18 @@ from __future__ import annotations
 import errno
 import fcntl
 import functools
+import glob
 import os
 import shutil
 import stat
 import struct
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from converters.errors import shown
 from distro.errors import CannotCreateError, DiskFullError, StorageError
+from distro.owner import CLAIMS, Owner, is_abandoned
 
 # linux/fs.h: share the extents of another file, or of a range of it.
 _FICLONE, _FICLONERANGE = 0x40049409, 0x4020940D
@@ -50,20 +51,33 @@ def write_all(descriptor: int, data: bytes | memoryview, offset: int) -> None:
 
 
 def write_whole(path: Path, data: bytes, *, private: bool = False) -> None:
-    """private: for us alone, whatever the umask says."""
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    """private: for us alone, whatever the umask says. What a writer left that was killed here goes too."""
+    prefix = f".{path.name}."
+    for left in path.parent.glob(f"{glob.escape(prefix)}*"):
+        if Owner.of(Path(left.name.removeprefix(prefix))):
+            with suppress(OSError, CannotCreateError, StorageError):  # another user's, or gone meanwhile
+                discard(left)
+    part = path.with_name(prefix + CLAIMS.new_suffix())
+    CLAIMS.hold(part)
     try:
-        write_all(descriptor, data, 0)
-        os.fchmod(descriptor, 0o600 if private else file_mode())
-        os.fsync(descriptor)
+        _write_new(part, data, 0o600 if private else file_mode())
         part.replace(path)
-    except OSError:
+    except BaseException:
         part.unlink(missing_ok=True)
         raise
     finally:
-        os.close(descriptor)
+        CLAIMS.let_go(part)
     sync_folder(path.parent)
+
+
+def _write_new(path: Path, data: bytes, mode: int) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        write_all(descriptor, data, 0)
+        os.fchmod(descriptor, mode)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def share_extents(source: int, target: int) -> bool:
@@ -220,6 +234,21 @@ def length(path: Path) -> int:
 def allocated(path: Path) -> int:
     """Bytes of the disk that a regular file takes, fewer than its length where it has holes; 0 for what is none."""
     return path.lstat().st_blocks * 512 if is_file(path) else 0
+
+
+def discard(path: Path) -> int:
+    """Delete something partial unless a living process writes it. Gives the bytes freed."""
+    owner = Owner.of(path)
+    with CLAIMS.lock:
+        if owner and not CLAIMS.is_free(path) and (owner.is_here() or not is_abandoned(path)):
+            return 0
+        freed = size_of(path)
+        with told(path):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+    return freed
 
 
 def size_of(path: Path) -> int:

@@ -104,6 +104,8 @@ class _Fetch:
                     self.entries[file.path] = self._bring(file, ways, total)
         if self.target is None and self.entries.items() - self.received.items():
             self._write_receipt()
+        for file in wanted:
+            self.store.discard_left(self.model.name, self.variant.name, file, beside=self.target)
         for reference in self.variant.sources:
             self.store.discard_work(reference)
 

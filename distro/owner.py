@@ -13,13 +13,10 @@ import itertools
 import os
 import platform
 import re
-import shutil
 import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-
-from distro import disk
 
 _TEXT = re.compile(r"([0-9a-f]{8})-([0-9]{1,10})-([0-9]{1,20})-[0-9]+", re.ASCII)
 _ABANDONED_S = 3600  # untouched for so long, what another machine left is given up
@@ -100,21 +97,6 @@ CLAIMS = Claims()
 def is_abandoned(path: Path) -> bool:
     """Whether what another machine wrote has not been touched for an hour."""
     return time.time() - path.lstat().st_mtime > _ABANDONED_S
-
-
-def discard(path: Path) -> int:
-    """Delete something partial unless a living process writes it. Gives the bytes freed."""
-    owner = Owner.of(path)
-    with CLAIMS.lock:
-        if owner and not CLAIMS.is_free(path) and (owner.is_here() or not is_abandoned(path)):
-            return 0
-        freed = disk.size_of(path)
-        with disk.told(path):
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
-    return freed
 
 
 @functools.cache

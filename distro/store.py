@@ -24,13 +24,14 @@ from pathlib import Path
 
 from converters.errors import shown
 from distro import disk
+from distro.disk import discard
 from distro.errors import CannotCreateError, MalformedManifestError
 from distro.manifest import File
-from distro.owner import CLAIMS, discard
+from distro.owner import CLAIMS, Owner
 from distro.partial import Partial
 from distro.piece_hashes import FOLDER as LISTS
 from distro.piece_hashes import PieceHashes
-from distro.pieces import identity_of, received
+from distro.pieces import identity_of, journal_of, received
 from distro.receipt import Receipt
 from distro.result import Output, Result
 from distro.verify import strongest
@@ -147,10 +148,23 @@ class Store:
         swarm = self._area(beside) / f"{_key(model, variant, file)}.swarm" / "data"
         return max(self.received(model, variant, file, beside=beside), disk.allocated(swarm))
 
+    def discard_left(self, model: str, variant: str, file: File, *, beside: Path | None = None) -> None:
+        """Delete what earlier runs left of a file that is in its place now."""
+        area = self._area(beside)
+        for path in area.glob(f"{_key(model, variant, file)}.*"):
+            part = path.with_suffix(".part")
+            if Owner.of(path) and (path == part or not disk.is_taken(part)):
+                discard(path)
+                if path == part:
+                    discard(journal_of(path))
+        if beside is not None:
+            with suppress(OSError):  # only if nothing else is arriving
+                area.rmdir()
+
     def remove(self, model: str, variant: str, files: tuple[File, ...] = (), sources: tuple[str, ...] = ()) -> int:
         """Delete a variant and what of it was arriving. Gives the bytes freed."""
         folder = self.folder(model, variant)
-        freed = disk.size_of(folder)
+        freed = disk.size_of(folder) + sum(discard(left) for left in self._partial.glob("removed.*"))
         with disk.told(folder):
             if folder.is_symlink():
                 raise CannotCreateError(f"{shown(str(folder))}: is a link to elsewhere; remove it by hand")

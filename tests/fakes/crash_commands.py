@@ -1,0 +1,240 @@
+"""Commands that a power cut may meet, as functions of a folder: base/root is what they write to, base/given is not."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from converters import plan as planning
+from converters.recipe import Recipe
+from distro import edit, fetch, piece_hashes, redo, repair, verification
+from distro.config import Settings
+from distro.errors import CannotCreateError
+from distro.manifest import Family, File, License, Model, Variant
+from distro.manifest_file import dump
+from distro.progress import Silent
+from distro.receipt import Entry, Receipt
+from distro.reference import parse_reference
+from distro.store import Store
+from tests.fakes import derived, gguf_bytes, tiny_llama
+from tests.fakes.hub import FakeHub, serving
+
+PIECE = 64 * 1024
+WEIGHTS = random.Random(7).randbytes(5 * PIECE + 1234)
+SMALL = b'{"model_type": "llama"}'
+CONFIG, SHARD = "config.json", "weights/model.safetensors"
+NAME_IN_HEAD = gguf_bytes.text("Tiny")
+
+
+@dataclass(frozen=True)
+class Command:
+    """run: raises what the command raises. n_made: pieces or bytes that the last runs made or fetched, if it can tell.
+
+    is_torn: whether a file may be neither what it was nor what it is to be while the command is under way, because a
+    record beside it says how to go on. may_vanish: whether it may have no name for a moment.
+    """
+
+    name: str
+    prepare: Callable[[Path], None]
+    run: Callable[[Path], None]
+    is_torn: Callable[[Path], bool] = lambda path: False
+    may_vanish: bool = False
+
+
+def settings_of(base: Path) -> Settings:
+    root = base / "root"
+    return Settings(root / "home", base / "config", timeout_s=10.0, state_folder=root / "state")
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _variant(*sources: str) -> tuple[Model, Variant]:
+    files = (
+        File(CONFIG, len(SMALL), sha256=_sha256(SMALL)),
+        File(SHARD, len(WEIGHTS), sha256=_sha256(WEIGHTS)),
+    )
+    variant = Variant("v", "safetensors", files, sources)
+    return Model("m", 1, "llama", "v", (variant,)), variant
+
+
+def _given(base: Path) -> None:
+    _empty(base)
+    (base / "given" / "weights").mkdir(parents=True)
+    (base / "given" / CONFIG).write_bytes(SMALL)
+    (base / "given" / SHARD).write_bytes(WEIGHTS)
+
+
+def _empty(base: Path) -> None:
+    (base / "root").mkdir(parents=True)
+    (base / "config" / "manifests").mkdir(parents=True)
+    family = Family("m", "us", License("MIT", "https://spdx.org/licenses/MIT.html", "allowed"), (_variant()[0],))
+    (base / "config" / "manifests" / "m.toml").write_text(dump(family))
+
+
+def _source(base: Path) -> None:
+    _empty(base)
+    tiny_llama.write(base / "given")
+
+
+def _fetch_copy(base: Path) -> None:
+    fetch.fetch(settings_of(base), *_variant(), progress=Silent(), folder=base / "given")
+
+
+def _fetch_beside(base: Path) -> None:
+    target = base / "root" / "out"
+    fetch.fetch(settings_of(base), *_variant(), progress=Silent(), folder=base / "given", target=target)
+
+
+def _fetch_more(base: Path) -> None:
+    """The rest of a variant of which one file was fetched before."""
+    _given(base)
+    fetch.fetch(settings_of(base), *_variant(), progress=Silent(), folder=base / "given", only="*.json")
+
+
+def _convert_in_store(base: Path) -> None:
+    derived.into_store(Store(base / "root" / "home"), base / "given", Recipe("gguf", "q8_0"), "tiny", "q8_0")
+
+
+def _convert(recipe: Recipe, name: str, *, replace: bool = False) -> Callable[[Path], None]:
+    def run(base: Path) -> None:
+        target, store = base / "root" / "out" / name, Store(base / "root" / "home")
+        try:
+            derived.into_path(store, base / "given", recipe, target, replace=replace)
+        except CannotCreateError as error:
+            if "is there already" not in str(error):
+                raise
+
+    return run
+
+
+def _older(name: str) -> Callable[[Path], None]:
+    """Something of another type is where the result is to be."""
+
+    def prepare(base: Path) -> None:
+        _source(base)
+        recipe = Recipe("gguf", "f16") if name.endswith(".gguf") else Recipe("safetensors", "bf16")
+        _convert(recipe, name)(base)
+
+    return prepare
+
+
+def _shards(recipe: str) -> Recipe:
+    return Recipe("safetensors", recipe, max_shard_bytes=60_000)
+
+
+def _damaged(base: Path) -> None:
+    _given(base)
+    store, entries, lists = Store(base / "root" / "home"), {}, []
+    folder = store.folder("m", "v")
+    for name, content in ((CONFIG, SMALL), (SHARD, WEIGHTS)):
+        hasher = piece_hashes.PieceHasher(len(content))
+        hasher.update(content)
+        made = hasher.finish(_sha256(content))
+        lists += [made] if made else []
+        entries[name] = Entry(
+            _sha256(content), len(content), "a test", "2026-01-31T12:00:00Z", pieces=made.digest if made else None
+        )
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        bad = bytearray(content)
+        bad[2::100_000] = bytes(len(bad[2::100_000]))
+        (folder / name).write_bytes(bad)
+    store.write_receipt(Receipt("m", "v", "safetensors", entries), lists)
+
+
+def _repair(base: Path) -> None:
+    settings = settings_of(base)
+    subject = verification.in_store(settings, parse_reference("m:v"))
+    findings = verification.verify(settings, subject, full=False, progress=Silent())
+    helpers = repair.Helpers(folder=base / "given")
+    outcome = repair.repair(settings, subject, findings, helpers, progress=Silent())
+    if outcome.failure is not None:
+        raise outcome.failure
+
+
+def _unlisted(base: Path) -> None:
+    """Fetched by a version that kept no lists of piece hashes."""
+    _given(base)
+    fetch.fetch(settings_of(base), *_variant(), progress=Silent(), folder=base / "given")
+
+
+def _verify(base: Path) -> None:
+    settings = settings_of(base)
+    subject = verification.in_store(settings, parse_reference("m:v"))
+    findings = verification.verify(settings, subject, full=True, progress=Silent())
+    assert all(each.verdict.is_right for each in findings)
+
+
+def _gguf(base: Path) -> None:
+    (base / "root" / "out").mkdir(parents=True)
+    (base / "root" / "out" / "model.gguf").write_bytes(gguf_bytes.llama().build())
+
+
+def _edit(name: str) -> Callable[[Path], None]:
+    def run(base: Path) -> None:
+        path = base / "root" / "out" / "model.gguf"
+        edit.edit(Store(base / "root" / "home"), path, {"general.name": name}, progress=Silent())
+
+    return run
+
+
+def _with_room(base: Path) -> None:
+    """A header with padding, over four pages, in which everything moves when the name grows."""
+    _gguf(base)
+    _edit("A name that needs much more room than there is in this header" * 60)(base)
+
+
+def _remove(base: Path) -> None:
+    store, (model, variant) = Store(base / "root" / "home"), _variant()
+    store.remove(model.name, variant.name, variant.files, variant.sources)
+
+
+def _has_redo(path: Path) -> bool:
+    return redo.record_of(path).exists()
+
+
+LOCAL = (
+    Command("fetch-copy", _given, _fetch_copy),
+    Command("fetch-beside", _given, _fetch_beside),
+    Command("fetch-more", _fetch_more, _fetch_copy),
+    Command("convert-store", _source, _convert_in_store),
+    Command("convert-file", _source, _convert(Recipe("gguf", "q8_0"), "x.gguf")),
+    Command("convert-folder", _source, _convert(_shards("f16"), "x")),
+    Command("replace-file", _older("x.gguf"), _convert(Recipe("gguf", "q8_0"), "x.gguf", replace=True)),
+    Command("replace-folder", _older("x"), _convert(_shards("f16"), "x", replace=True), may_vanish=True),
+    Command("repair", _damaged, _repair),
+    Command("verify", _unlisted, _verify),
+    Command("edit-in-place", _with_room, _edit("Another name" * 400), is_torn=_has_redo),
+    Command("edit-anew", _gguf, _edit("A name that needs much more room than there is in this header")),
+    Command("remove", _unlisted, _remove, may_vanish=True),
+)
+
+
+def from_hub(hub: FakeHub) -> Command:
+    """A fetch over HTTP; weights in pieces, on several connections."""
+
+    def prepare(base: Path) -> None:
+        _empty(base)
+        hub.plain = {CONFIG: SMALL, SHARD: WEIGHTS}
+
+    def run(base: Path) -> None:
+        fetch.fetch(settings_of(base), *_variant(f"{hub.url}/plain/"), progress=Silent())
+
+    return Command("fetch-http", prepare, run)
+
+
+@contextmanager
+def commands() -> Iterator[dict[str, Command]]:
+    """All of them by name, with small blocks and pieces, so that there is always one to lose."""
+    lengths = planning._BLOCK_WEIGHTS, piece_hashes._SMALLEST
+    planning._BLOCK_WEIGHTS, piece_hashes._SMALLEST = 2048, PIECE  # type: ignore[misc]
+    try:
+        with serving() as hub:
+            yield {command.name: command for command in (*LOCAL, from_hub(hub))}
+    finally:
+        planning._BLOCK_WEIGHTS, piece_hashes._SMALLEST = lengths  # type: ignore[misc]
