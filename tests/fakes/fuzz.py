@@ -162,10 +162,10 @@ def _head(name: str, data: bytes) -> int:
 
 
 def _mutated(chance: random.Random, data: bytes, head: int, other: bytes) -> tuple[bytes, str]:
-    if data[:1] == b"{" and chance.random() < 0.7:
-        return _with_other_values(chance, data)
-    if data[8:9] == b"{" and chance.random() < 0.5:  # safetensors
-        text, what = _with_other_values(chance, data[8:head])
+    if (root := _object(data)) and chance.random() < 0.7:
+        return _with_other_values(chance, root)
+    if (root := _object(data[8:head])) and chance.random() < 0.5:  # safetensors
+        text, what = _with_other_values(chance, root)
         return len(text).to_bytes(8, "little") + text + data[head:], f"header, {what}"
     if data[:2] == b"PK" and chance.random() < 0.7:
         return _with_another_record(chance, data)
@@ -224,9 +224,17 @@ _CHANGES: tuple[Callable[[random.Random, bytearray, int, bytes], None], ...] = (
 )  # fmt: skip
 
 
-def _with_other_values(chance: random.Random, data: bytes) -> tuple[bytes, str]:
+def _object(data: bytes) -> dict[str, Any]:
+    """What JSON says, nothing where it is none."""
+    try:
+        value = json.loads(data)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _with_other_values(chance: random.Random, root: Any) -> tuple[bytes, str]:
     """JSON with a few of its values, or keys, replaced or gone."""
-    root = json.loads(data)
     names = []
     for _ in range(chance.choice((1, 1, 2))):
         node, path = root, ""
