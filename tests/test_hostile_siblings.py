@@ -252,6 +252,16 @@ def test_what_is_odd_and_no_fault(tmp_path: Path, data: bytes) -> None:
     assert not list(tmp_path.rglob("owned"))
 
 
+def test_a_tail_is_dropped_if_somebody_says_so(tmp_path: Path) -> None:
+    made = []
+    for data in (GOOD, GOOD + GOOD_BIN):
+        (tmp_path / "model.gguf").write_bytes(data)
+        made.append(tmp_path / f"{len(made)}.gguf")
+        arguments = ("convert", str(tmp_path / "model.gguf"), "--quant", "q8_0", "--allow-trailing", "--no-provenance")
+        assert hostile.run(tmp_path, *arguments, "-o", str(made[-1])).code == 0
+    assert made[0].read_bytes() == made[1].read_bytes()
+
+
 @pytest.fixture
 def hub() -> Iterator[FakeHub]:
     with serving() as hub:

@@ -111,7 +111,7 @@ def read_header(file: InputFile, *, allow_trailing: bool = False) -> Header:
             "trailing bytes",
             offset=data_end,
             found=f"{file.size - data_end} bytes after the last tensor",
-            allowed="none (--allow-trailing leaves them out)",
+            allowed="none (converting with --allow-trailing drops them)",
         )
     return Header(dialect, alignment, entries, tensors, size, data_offset, data_end)
 

@@ -49,6 +49,9 @@ def convert(
         int | None, typer.Option("--shards", min=1, help="Divide the matrices of a pth folder over so many files.")
     ] = None,
     big_endian: Annotated[bool, typer.Option("--big-endian", help="A GGUF for machines of that byte order.")] = False,
+    allow_trailing: Annotated[
+        bool, typer.Option("--allow-trailing", help="Read a GGUF that has bytes behind its tensors, and drop those.")
+    ] = False,
     provenance: Annotated[
         bool, typer.Option("--provenance/--no-provenance", help="Write into the result what it was made from.")
     ] = True,
@@ -79,7 +82,7 @@ def convert(
         raise UsageError("--name: is of a variant in the store, and -o puts the result elsewhere")
     source = local(session.settings, reference)
     weighing = None if imatrix is None else read_imatrix(imatrix)
-    with open_checkpoint(source.path) as checkpoint:
+    with open_checkpoint(source.path, allow_trailing=allow_trailing) as checkpoint:
         if fit:
             quant = _fitting(checkpoint, fit, context_length, to or quant, has_imatrix=weighing is not None)
         stored = {tensor.info.dtype.name for tensor in checkpoint.tensors.values()}
