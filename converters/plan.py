@@ -64,9 +64,8 @@ class Work:
 
     @property
     def rows_in_a_block(self) -> int:
-        """Rows that are made at a time: whole groups where rows change places, so that nothing is read twice."""
-        group = len(self.placed.row_order or (0,))
-        return max(1, _BLOCK_WEIGHTS // max(1, self.input.info.n_columns * group)) * group
+        """Rows that are made at a time."""
+        return max(1, _BLOCK_WEIGHTS // max(1, self.input.info.n_columns))
 
 
 @dataclass(frozen=True)

@@ -130,7 +130,7 @@ class RenamedTensor:
 class ReorderedTensor:
     """Rows in another order inside each group of `len(order)` rows: row g*n + i is the inner row g*n + order[i].
 
-    Whole groups are read, so a group (one attention head) must be small beside memory, which a head is.
+    A part of a group (of one attention head, which may be larger than a block) reads little more than its own rows.
     """
 
     tensor: Tensor
@@ -150,10 +150,15 @@ class ReorderedTensor:
 
     def read_rows(self, start: int, stop: int) -> Bytes:
         n = len(self.order)
-        first, last = start // n, -(-stop // n)
-        groups = self.tensor.read_rows(first * n, last * n).reshape(last - first, n, -1)
-        rows = groups[:, np.array(self.order)].reshape((last - first) * n, -1)
-        return rows[start - first * n : stop - first * n]
+        numbers = np.arange(start, stop)
+        wanted = numbers - numbers % n + np.array(self.order)[numbers % n]
+        rows = np.empty((stop - start, self.info.row_bytes), np.uint8)
+        place = np.argsort(wanted)
+        # Every second row, as of one side of rotary pairs, is read with what is between.
+        for run in np.split(place, np.flatnonzero(np.diff(wanted[place]) > 2) + 1):
+            first, last = wanted[run[0]], wanted[run[-1]] + 1
+            rows[run] = self.tensor.read_rows(int(first), int(last))[wanted[run] - first]
+        return rows
 
 
 @dataclass(frozen=True)
