@@ -149,6 +149,8 @@ def blocks_of(plan: Plan) -> Iterator[Block]:
         first += -(-work.placed.info.n_rows // work.rows_in_a_block)
     for work, first in sorted(numbered, key=lambda each: each[0].input.position):
         n_rows, step = work.placed.info.n_rows, work.rows_in_a_block
+        if not work.placed.info.n_bytes:  # rows without columns
+            continue
         for index, start in enumerate(range(0, n_rows, step)):
             yield Block(first + index, work, start, min(start + step, n_rows))
 

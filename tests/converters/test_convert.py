@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
@@ -17,7 +18,7 @@ from converters.convert import convert
 from converters.errors import ChangedError, RefusedError, UnrepresentableError
 from converters.formats import open_checkpoint
 from converters.recipe import Recipe
-from tests.fakes import tiny_llama
+from tests.fakes import gguf_bytes, tiny_llama
 from tests.fakes.memory_sink import MemoryOutput, MemorySink
 
 NAMES = {
@@ -298,3 +299,17 @@ def test_a_disk_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest
         monkeypatch.setattr(os, "preadv", broken)
         with pytest.raises(OSError, match=r"Input/output error: '.*config\.json'"):
             convert(checkpoint, plan, MemorySink())
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3, 0), (0, 3), (1, 8), (0, 0, 0, 5)])
+def test_tensors_of_no_size_and_of_no_axes(shape: tuple[int, ...], tmp_path: Path) -> None:
+    model, size = gguf_bytes.llama(), int(np.prod(shape))
+    odd = gguf_bytes.tensor("blk.0.attn_rot_embd.weight", shape[::-1], gguf_bytes.F32, len(model.data))
+    data = model.data + np.arange(size, dtype="<f4").tobytes() + bytes(-4 * size % 32)
+    (tmp_path / "x.gguf").write_bytes(replace(model, tensors=(*model.tensors, odd), data=data).build())
+    made = _converted(tmp_path / "x.gguf", "gguf", "q8_0", threads=2).save(tmp_path / "out") / "tiny-Q8_0.gguf"
+    with open_checkpoint(made) as checkpoint:
+        tensor = checkpoint.tensors["blk.0.attn_rot_embd.weight"]
+        assert tensor.info.shape == shape
+        if size:
+            assert tensor.read_rows(0, 1).view("<f4").tolist() == [list(range(size))]
