@@ -307,7 +307,7 @@ def test_tensors_of_no_size_and_of_no_axes(shape: tuple[int, ...], tmp_path: Pat
     odd = gguf_bytes.tensor("blk.0.attn_rot_embd.weight", shape[::-1], gguf_bytes.F32, len(model.data))
     data = model.data + np.arange(size, dtype="<f4").tobytes() + bytes(-4 * size % 32)
     (tmp_path / "x.gguf").write_bytes(replace(model, tensors=(*model.tensors, odd), data=data).build())
-    made = _converted(tmp_path / "x.gguf", "gguf", "q8_0", threads=2).save(tmp_path / "out") / "tiny-Q8_0.gguf"
+    made = _converted(tmp_path / "x.gguf", "gguf", "f32", threads=2).save(tmp_path / "out") / "tiny-F32.gguf"
     with open_checkpoint(made) as checkpoint:
         tensor = checkpoint.tensors["blk.0.attn_rot_embd.weight"]
         assert tensor.info.shape == shape
