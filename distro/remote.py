@@ -222,4 +222,5 @@ def _chosen(model: Model, variant: Variant, inside: str) -> str:
     several = sorted(models.values())
     more = f" and {len(several) - _MOST_NAMED} more" if len(several) > _MOST_NAMED else ""
     there = ", ".join(map(shown, several[:_MOST_NAMED])) + more
-    raise UsageError(f"{title}: has {len(several)} models, {there}; name one as REF:{shown(several[0])}")
+    first = shown(several[0])
+    raise UsageError(f"{title}: has {len(several)} models, {there}; choose one, as in REF:{first} or --only {first}")

@@ -14,15 +14,23 @@ from converters.formats import open_checkpoint
 from converters.recipe import Recipe
 from distro import disk
 from distro.catalog import Resolved
+from distro.choice import Choice
 from distro.config import Settings
 from distro.derive import Derived
-from distro.errors import DiskFullError, SourceError, UsageError, WrongBytesError
+from distro.errors import (
+    CannotCreateError,
+    DiskFullError,
+    NotFoundError,
+    SourceError,
+    UsageError,
+    WrongBytesError,
+)
 from distro.fetch import fetch
 from distro.fetch_as import fetch_as
 from distro.lookup import wanted
 from distro.progress import Silent
 from distro.store import Store
-from tests.fakes import derived, tiny_llama
+from tests.fakes import derived, gguf_bytes, tiny_llama
 from tests.fakes.hub import FakeHub, Fault, Request, serving
 from tests.fakes.memory_sink import MemorySink
 
@@ -200,3 +208,40 @@ def test_shards_that_are_here_need_no_more_room(
         fetch(settings, resolved.model, resolved.variant, progress=Silent(), only=path.name)
     _free(len(expected) + shards[-1].stat().st_size, monkeypatch)
     assert _fetch_as(settings, discard_source=True).path.read_bytes() == expected
+
+
+def test_one_of_several_models_is_chosen(hub: FakeHub, settings: Settings) -> None:
+    model = gguf_bytes.llama().build()
+    hub.add("owner/many", {"a-F32.gguf": model, "b-F32.gguf": model + b"", "README.md": b"# many\n"})
+    resolved = wanted(settings, "hf:owner/many")
+    with pytest.raises(
+        UsageError, match=r"has 2 models, a-F32\.gguf, b-F32\.gguf; choose one, .* or --only a-F32\.gguf"
+    ):
+        fetch_as(settings, resolved, "q8_0", progress=Silent())
+    fetch(settings, resolved.model, resolved.variant, progress=Silent(), only="a-F32.gguf")
+    made = fetch_as(
+        settings, resolved, "q8_0", wanted=Choice(("b-*",)), discard_source=True, threads=1, progress=Silent()
+    )
+    assert made.path.name == "many-Q8_0.gguf"
+    assert _files(settings.home) == {"many-Q8_0.gguf", "receipt.json", "a-F32.gguf"}
+    source = Store(settings.home).receipt("owner/many", resolved.variant.name)
+    assert source is not None and set(source.files) == {"a-F32.gguf"}
+    with pytest.raises(NotFoundError, match=r"no file matches \*\.safetensors"):
+        fetch_as(settings, resolved, "q8_0", wanted=Choice(("*.safetensors",)), progress=Silent())
+
+
+def test_weights_in_another_container_need_not_come(
+    hub: FakeHub, settings: Settings, folder: Path, expected: bytes, tmp_path: Path
+) -> None:
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    hub.add("owner/both", files | {"pytorch_model.bin": bytes(200_000)})
+    resolved = wanted(settings, "hf:owner/both")
+    target = tmp_path / "tiny [1].gguf"
+    options = {"threads": 1, "progress": Silent(), "target": target}
+    made = fetch_as(settings, resolved, "q8_0", wanted=Choice(but=("*.bin",)), **options)  # type: ignore[arg-type]
+    assert made.path.read_bytes() == expected
+    assert not [request for request in hub.transfers() if request.path.endswith(".bin")]
+    before = len(hub.requests)
+    with pytest.raises(CannotCreateError, match="is there already"):
+        fetch_as(settings, resolved, "q8_0", **options)  # type: ignore[arg-type]
+    assert len(hub.requests) == before

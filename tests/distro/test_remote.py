@@ -147,7 +147,9 @@ def _n_weights(shape: tuple[int, ...]) -> int:
 def test_one_of_several_models_must_be_named(hub: FakeHub, settings: Settings) -> None:
     data = gguf_bytes.llama().build()
     hub.add("them/many", {"m-Q4.gguf": data, "m-Q8.gguf": data, "config.json": b"{}"})
-    with pytest.raises(UsageError, match=r"has 2 models, m-Q4\.gguf, m-Q8\.gguf; name one as REF:m-Q4\.gguf"):
+    with pytest.raises(
+        UsageError, match=r"has 2 models, m-Q4\.gguf, m-Q8\.gguf; choose one, as in REF:m-Q4\.gguf or --only m-"
+    ):
         _look(settings, "hf:them/many")
     assert _look(settings, "hf:them/many:m-Q8.gguf").checkpoint is not None
     with pytest.raises(NotFoundError, match=r"has no m-Q5\.gguf; did you mean"):
