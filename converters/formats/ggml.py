@@ -76,6 +76,7 @@ def open_checkpoint(path: Path, *, opener: Opener = InputFile) -> Checkpoint:
             headers.append(_judged_part(files[0], headers[0], files[-1]))
         found = _joined(files, headers)
         parameters, warnings = _hyperparameters(path, headers[0], found)
+        vocabulary = _vocabulary(path, headers[0])
         tensors = _by_gguf_name(path, parameters, found)
         _check_norms(headers)
         checkpoint = Checkpoint(
@@ -83,7 +84,7 @@ def open_checkpoint(path: Path, *, opener: Opener = InputFile) -> Checkpoint:
             format=NAME,
             architecture=llama.NAME,
             hyperparameters=parameters,
-            vocabulary=_vocabulary(path, headers[0]),
+            vocabulary=vocabulary,
             tensors=tensors,
             files=tuple(files),
             warnings=warnings,
