@@ -33,6 +33,7 @@ from distro.errors import StorageError
 from distro.manifest import File, Model, Variant
 from distro.progress import Progress
 from distro.remote import remote_folder
+from distro.remote_file import RemoteFile
 from distro.store import Store
 from distro.verify import strongest
 
@@ -172,7 +173,10 @@ class ArrivingFile(InputFile):
             return
         with self._lock:
             if self._local is None:
-                self._local = InputFile(self._arrival.wait(self.name))
+                local = InputFile(self._arrival.wait(self.name))
+                if isinstance(self._header, RemoteFile):
+                    self._header.check_same(local)  # the plan was made from what nobody had proven
+                self._local = local
             local = self._local
         local._fill(view, offset)
 

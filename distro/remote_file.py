@@ -72,6 +72,13 @@ class RemoteFile(InputFile):
     def check_unchanged(self) -> None:
         """Nothing to do: every answer was compared with the first one."""
 
+    def check_same(self, file: InputFile) -> None:
+        """Raise ChangedError if a file that came whole has other bytes where parts of it were read before."""
+        for number in sorted(self._here):
+            start, n_bytes = number * BLOCK, min(BLOCK, self.size - number * BLOCK)
+            if file.size != self.size or self.read(start, n_bytes, "file") != file.read(start, n_bytes, "file"):
+                raise ChangedError(file.path, f"{self._source.name} gave other bytes when its header was read")
+
     def close(self) -> None:
         pass
 

@@ -10,6 +10,7 @@ import pytest
 
 from converters import convert
 from converters import plan as planning
+from converters.errors import ChangedError
 from converters.formats import open_checkpoint
 from converters.recipe import Recipe
 from distro import disk
@@ -245,3 +246,18 @@ def test_weights_in_another_container_need_not_come(
     with pytest.raises(CannotCreateError, match="is there already"):
         fetch_as(settings, resolved, "q8_0", **options)  # type: ignore[arg-type]
     assert len(hub.requests) == before
+
+
+def test_a_header_that_is_not_the_files_own_makes_no_result(settings: Settings, hub: FakeHub, folder: Path) -> None:
+    """What plans are made from is read in parts, which nothing proves; the file itself is proven."""
+    shard = sorted(folder.glob("*.safetensors"))[1]
+    healthy = hub.take_fault
+
+    def take_fault(path: str) -> Fault:
+        is_part = shard.name in path and not _is_whole(hub.requests[-1])
+        return Fault(flip_at=shard.stat().st_size - 1) if is_part else healthy(path)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(ChangedError, match=f"{shard.name}.* other bytes when"):
+        patch.setattr(hub, "take_fault", take_fault)
+        _fetch_as(settings)
+    assert not Store(settings.home).folder("owner/tiny", "q8_0").exists()
