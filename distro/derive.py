@@ -106,6 +106,8 @@ def into_store(
     with store.lock(model, variant, waiting=lambda: progress.say("another distro is making this; waiting")):
         there = store.receipt(model, variant)
         if there is not None and _is_whole(there, target) and _is_of(there, checkpoint, plan, proven):
+            with disk.told(target):
+                disk.settle(target)
             return Derived(_path_in(target, plan), plan, None, made_before=True)
         with store.result(target, identity=_identity(checkpoint, plan)) as result:
             made = _convert(checkpoint, plan, result, proven, threads=threads, progress=progress, feed=feed)

@@ -133,6 +133,7 @@ def _data_of(descriptor: int) -> Iterator[tuple[int, int]]:
 def make_folder(folder: Path, *, private: Path | None = None) -> None:
     """Make a folder and its parents, each on the disk before it is used; from `private` on, for us alone."""
     if folder.is_dir():
+        _settle_name(folder)
         return
     make_folder(folder.parent, private=private)
     try:
@@ -143,6 +144,34 @@ def make_folder(folder: Path, *, private: Path | None = None) -> None:
         raise NotADirectoryError(errno.ENOTDIR, "is no folder", str(folder)) from None
     folder.chmod(0o700 if private and folder.is_relative_to(private) else folder_mode())
     sync_folder(folder.parent)
+    _settled.add(folder.absolute())
+
+
+# Folders whose names were brought to the disk in this process, and so were those of the folders above.
+_settled: set[Path] = set()
+
+
+def _settle_name(folder: Path) -> None:
+    """Bring the name of a folder to the disk, and of those above it: who made them may have been killed before that."""
+    missing, folder = [], folder.absolute()
+    while folder not in _settled and folder != folder.parent and device_of(folder) == device_of(folder.parent):
+        missing.append(folder)
+        folder = folder.parent
+    for each in reversed(missing):
+        with suppress(PermissionError):  # of a parent that we may not read, and so have not written to
+            sync_folder(each.parent)
+        _settled.add(each)
+
+
+def settle(path: Path) -> None:
+    """Bring a file or folder that is there to the disk, and its name: who made it may have been killed before that."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    sync_folder(path.parent)
+    _settle_name(path.parent)
 
 
 def open_folder(folder: Path, within: Path) -> int:
@@ -150,11 +179,16 @@ def open_folder(folder: Path, within: Path) -> int:
     make_folder(within)
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
     descriptor = os.open(within, flags)
+    path = within.absolute()
     for name in folder.relative_to(within).parts:
+        path /= name
         try:
             with suppress(FileExistsError):
                 os.mkdir(name, folder_mode(), dir_fd=descriptor)
+                _settled.discard(path)
+            if path not in _settled:
                 os.fsync(descriptor)
+                _settled.add(path)
             inner = os.open(name, flags | os.O_NOFOLLOW, dir_fd=descriptor)
         finally:
             os.close(descriptor)

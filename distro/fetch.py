@@ -102,7 +102,7 @@ class _Fetch:
             with ways, self._total_bar(missing) as total:
                 for file in missing:
                     self.entries[file.path] = self._bring(file, ways, total)
-        if self.target is None and self.entries.items() - self.received.items():
+        if self.target is None:
             self._write_receipt()
         for file in wanted:
             self.store.discard_left(self.model.name, self.variant.name, file, beside=self.target)
@@ -138,6 +138,8 @@ class _Fetch:
         if verdict.status == Status.WRONG and self.target is not None:
             raise CannotCreateError(f"{shown(str(final))}: is there already with other bytes")
         if verdict.is_right or self.target is not None:
+            with disk.told(final):
+                disk.settle(final)
             self.entries[file.path] = _entry(final, "was here already", verdict)
             return True
         return False
@@ -298,6 +300,10 @@ class _Fetch:
             return check(partial.path, file)
 
     def _write_receipt(self) -> None:
+        if not self.entries.items() - self.received.items():
+            with disk.told(self.place):
+                disk.settle(self.place / "receipt.json")
+            return
         known = {file.path for file in self.variant.files}
         before = {path: entry for path, entry in self.received.items() if path in known}
         files = {**before, **self.entries}

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import os
 import shutil
-import stat
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from converters.errors import shown
 from distro import disk
-from distro.errors import StorageError
+from distro.digest import open_regular
 from distro.journal import Journal
 from distro.owner import CLAIMS, Owner, is_abandoned
 from distro.pieces import Pieces, contiguous, identity_of, journal_of, received
@@ -87,23 +85,18 @@ class Partial:
     def clone(self, path: Path, advance: Callable[[int], None] = lambda n_bytes: None) -> None:
         """Become a copy of a complete local file, sharing its extents where the file system can.
 
-        advance: called with the bytes of each step. Raises StorageError where the file cannot be read.
+        advance: called with the bytes of each step. Raises OSError where the file cannot be read, StorageError and its
+        like where the part file cannot be written.
         """
         self.restart()
-        with disk.told(path):
-            source = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-            try:
-                if not stat.S_ISREG(os.fstat(source).st_mode):
-                    raise StorageError(f"{shown(str(path))}: no regular file")
-                if disk.share_extents(source, self._descriptor):
-                    self.size = os.fstat(self._descriptor).st_size
-                    advance(self.size)
-                    return
-                while data := os.pread(source, _COPY_BYTES, self.size):
-                    self.append(data)
-                    advance(len(data))
-            finally:
-                os.close(source)
+        with open_regular(path) as source:
+            if disk.share_extents(source.fileno(), self._descriptor):
+                self.size = os.fstat(self._descriptor).st_size
+                advance(self.size)
+                return
+            while data := os.pread(source.fileno(), _COPY_BYTES, self.size):
+                self.append(data)
+                advance(len(data))
 
     def restart(self) -> None:
         """Throw away what was received."""

@@ -44,10 +44,11 @@ def overwrite(path: Path, old: bytes, new: bytes) -> int:
     Raises StorageError, CannotCreateError, DiskFullError; then `finish` may have something left to do.
     """
     runs = tuple(_differences(old, new))
-    if not runs:
-        return 0
     record = record_of(path)
     with disk.told(path):
+        if not runs:
+            disk.settle(path)
+            return 0
         descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             status = os.fstat(descriptor)

@@ -25,13 +25,13 @@ from pathlib import Path
 from converters.errors import shown
 from distro import disk
 from distro.disk import discard
-from distro.errors import CannotCreateError, MalformedManifestError
+from distro.errors import CannotCreateError, MalformedManifestError, StorageError
 from distro.manifest import File
 from distro.owner import CLAIMS, Owner
 from distro.partial import Partial
 from distro.piece_hashes import FOLDER as LISTS
 from distro.piece_hashes import PieceHashes
-from distro.pieces import identity_of, journal_of, received
+from distro.pieces import identity_of, received
 from distro.receipt import Receipt
 from distro.result import Output, Result
 from distro.verify import strongest
@@ -67,7 +67,7 @@ class Store:
             disk.write_whole(folder / "receipt.json", receipt.to_bytes())
             named = {entry.pieces for entry in receipt.files.values()}
             for path in (folder / LISTS).glob("*"):
-                if path.name not in named:
+                if path.name not in named and not path.name.startswith("."):  # one that another process is writing
                     path.unlink(missing_ok=True)
 
     def variants(self) -> Iterator[tuple[str, str]]:
@@ -152,11 +152,9 @@ class Store:
         """Delete what earlier runs left of a file that is in its place now."""
         area = self._area(beside)
         for path in area.glob(f"{_key(model, variant, file)}.*"):
-            part = path.with_suffix(".part")
-            if Owner.of(path) and (path == part or not disk.is_taken(part)):
-                discard(path)
-                if path == part:
-                    discard(journal_of(path))
+            if Owner.of(path) and CLAIMS.is_free(path.with_suffix(".part")):
+                with suppress(CannotCreateError, StorageError):  # another user's
+                    discard(path)
         if beside is not None:
             with suppress(OSError):  # only if nothing else is arriving
                 area.rmdir()
@@ -177,6 +175,8 @@ class Store:
                 shutil.rmtree(gone)
                 with suppress(OSError):  # the last variant of its model
                     folder.parent.rmdir()
+            elif folder.parent.is_dir():
+                disk.sync_folder(folder.parent)
         for file in files:
             freed += sum(discard(path) for path in self._partial.glob(f"{_key(model, variant, file)}.*"))
         for reference in sources:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from converters.errors import shown
-from distro.errors import NotThereError, StorageError
+from distro.errors import NotThereError
 from distro.manifest import File
 from distro.progress import Bar
 
@@ -59,5 +59,5 @@ def _copy(name: str, path: Path, file: File, partial: Partial, bar: Bar) -> None
         raise NotThereError(name, f"no {shown(file.path)} of the right size")
     try:
         partial.clone(path, bar.advance)
-    except StorageError as error:
-        raise NotThereError(name, str(error)) from error
+    except OSError as error:
+        raise NotThereError(name, f"cannot read {shown(str(path))}: {error.strerror}") from error

@@ -33,9 +33,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from distro import disk
 from distro.owner import CLAIMS
 from distro.receipt import Receipt
-from tests.fakes.crash_commands import Command, commands
+from tests.fakes.crash_commands import REFUSED, Command, commands
 from tests.fakes.recorder import (
     ROOT,
     Mode,
@@ -48,11 +49,12 @@ from tests.fakes.recorder import (
     Truncate,
     Write,
     content_of,
+    is_watching,
     never_written,
 )
 
 _PAGE = 4096
-_IN_MEMORY = Path("/dev/shm")  # noqa: S108  a folder with a random name is made in it
+IN_MEMORY = Path("/dev/shm")  # noqa: S108  a folder with a random name is made in it
 _OF_A_PROCESS = re.compile(r"[0-9a-f]{8}-\d+-\d+-\d+|[0-9a-f]{32}(?=$|,)")
 
 
@@ -255,7 +257,7 @@ def make(state: State, root: Path, recorder: Recorder) -> dict[tuple[int, int], 
 
 @contextmanager
 def rebooted(inodes: Mapping[tuple[int, int], int]) -> Iterator[None]:
-    """While this lasts, files have the inodes that they had, and nothing is synced, because nobody looks any more."""
+    """While this lasts, files have the inodes that they had, and nothing is synced unless somebody records that."""
     kept = {name: getattr(os, name) for name in ("stat", "lstat", "fstat", "fsync", "fdatasync")}
 
     def translated(call: Any) -> Any:
@@ -270,9 +272,11 @@ def rebooted(inodes: Mapping[tuple[int, int], int]) -> Iterator[None]:
         return answer
 
     CLAIMS._held.clear()  # of a process that is gone
+    disk._settled.clear()
     for name in ("stat", "lstat", "fstat"):
         setattr(os, name, translated(kept[name]))
-    os.fsync = os.fdatasync = lambda descriptor: None
+    if not is_watching():
+        os.fsync = os.fdatasync = lambda descriptor: None
     try:
         yield
     finally:
@@ -322,7 +326,10 @@ class Bad(AssertionError):
 
 @dataclass
 class Tested:
-    """One command, recorded once. before and after: what was there, and what is there when it is done."""
+    """One command, recorded once. before and after: what was there, and what is there when it is done.
+
+    n_work: how much was done, as the command counts it.
+    """
 
     command: Command
     base: Path
@@ -330,12 +337,13 @@ class Tested:
     states: States
     before: dict[str, bytes]
     after: dict[str, bytes]
+    n_work: int
 
     @property
     def root(self) -> Path:
         return self.base / "root"
 
-    def judge(self, state: State, *, is_done: bool) -> None:
+    def judge(self, *, is_done: bool) -> None:
         """The state as it is found: no name of a result with other bytes than those of before or after.
 
         is_done: the command had said that it was.
@@ -358,7 +366,7 @@ class Tested:
                     continue
                 raise Bad(f"{path}: has bytes that it never was to have")
         for path in self.before.keys() - self.after.keys():
-            if is_done and path in state.files and not _is_passing(path):
+            if is_done and (self.root / path).exists() and not _is_passing(path):
                 raise Bad(f"{path}: was deleted, and is there again")
         self._judge_receipts()
 
@@ -377,11 +385,11 @@ class Tested:
                 if hashlib.sha256(file.read_bytes()).hexdigest() != entry.sha256:
                     raise Bad(f"{path.relative_to(self.root)}: names {name}, which has other bytes")
 
-    def recover(self, inodes: Mapping[tuple[int, int], int]) -> None:
-        """The same command again, and what it ends in."""
+    def recover(self, inodes: Mapping[tuple[int, int], int]) -> bool:
+        """The same command again, and what it ends in. Gives whether it says that this is done."""
         with rebooted(inodes):
             try:
-                self.command.run(self.base)
+                is_done = self.command.run(self.base) is not REFUSED
             except Exception as error:
                 where = traceback.extract_tb(error.__traceback__)[-1]
                 raise Bad(f"cannot go on: {error!r} ({Path(where.filename).name}:{where.lineno})") from error
@@ -395,6 +403,7 @@ class Tested:
                 raise Bad(f"{path}: has other bytes after the rerun")
         if left := sorted(path for path in found.keys() - self.after.keys() if not _is_passing(path)):
             raise Bad(f"{', '.join(map(_nameless, left))}: left over after the rerun")
+        return is_done
 
     def try_out(self, cut: Cut) -> bool:
         """Whether this state is a new one. Raises Bad."""
@@ -405,7 +414,7 @@ class Tested:
             return False
         self._seen.add(key)
         inodes = make(state, self.root, self.recorder)
-        self.judge(state, is_done=is_done)
+        self.judge(is_done=is_done)
         self.recover(inodes)
         return True
 
@@ -426,7 +435,7 @@ def record(command: Command, base: Path) -> Tested:
     """Run a command once, uninterrupted and watched. Raises AssertionError if anything was written unseen."""
     command.prepare(base)
     root = base / "root"
-    before, recorder = snapshot(root), Recorder(root)
+    before, recorder, n_done = snapshot(root), Recorder(root), command.n_done()
     with recorder:
         command.run(base)
     assert recorder.bypassed == [], recorder.bypassed
@@ -434,7 +443,7 @@ def record(command: Command, base: Path) -> Tested:
     whole = states.after(Cut(len(states.log), Names.ALL, Data.ALL, 0))
     there = {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
     assert {path: left.content for path, left in whole.files.items()} == there, "the log is not what happened"
-    return Tested(command, base, recorder, states, before, snapshot(root))
+    return Tested(command, base, recorder, states, before, snapshot(root), command.n_done() - n_done)
 
 
 @dataclass
@@ -482,7 +491,7 @@ def main(arguments: list[str]) -> int:
     n_bad = 0
     with commands() as known:
         for name in options.command or known:
-            with tempfile.TemporaryDirectory(dir=_IN_MEMORY if _IN_MEMORY.is_dir() else None) as base:
+            with tempfile.TemporaryDirectory(dir=IN_MEMORY if IN_MEMORY.is_dir() else None) as base:
                 started = time.monotonic()
                 explored = explore(record(known[name], Path(base) / "x"), options.states, options.seed)
             took = time.monotonic() - started

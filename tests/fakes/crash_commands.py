@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
+from converters import convert
 from converters import plan as planning
 from converters.recipe import Recipe
 from distro import edit, fetch, piece_hashes, redo, repair, verification
 from distro.config import Settings
 from distro.errors import CannotCreateError
+from distro.lane import MOST_CONNECTIONS
 from distro.manifest import Family, File, License, Model, Variant
 from distro.manifest_file import dump
+from distro.partial import Partial
 from distro.progress import Silent
 from distro.receipt import Entry, Receipt
 from distro.reference import parse_reference
@@ -23,26 +29,29 @@ from distro.store import Store
 from tests.fakes import derived, gguf_bytes, tiny_llama
 from tests.fakes.hub import FakeHub, serving
 
-PIECE = 64 * 1024
-WEIGHTS = random.Random(7).randbytes(5 * PIECE + 1234)
+PIECE = 16 * 1024
+WEIGHTS = random.Random(7).randbytes(25 * PIECE + 1234)
 SMALL = b'{"model_type": "llama"}'
 CONFIG, SHARD = "config.json", "weights/model.safetensors"
-NAME_IN_HEAD = gguf_bytes.text("Tiny")
+REFUSED = object()
 
 
 @dataclass(frozen=True)
 class Command:
-    """run: raises what the command raises. n_made: pieces or bytes that the last runs made or fetched, if it can tell.
+    """run: raises what the command raises, gives REFUSED where it would not do it again.
 
     is_torn: whether a file may be neither what it was nor what it is to be while the command is under way, because a
-    record beside it says how to go on. may_vanish: whether it may have no name for a moment.
+    record beside it says how to go on. may_vanish: whether it may have no name for a moment. n_done: how much work was
+    done so far, of a kind that is not to be done twice. wasted: how much of it may be lost when a call fails.
     """
 
     name: str
     prepare: Callable[[Path], None]
-    run: Callable[[Path], None]
+    run: Callable[[Path], object]
     is_torn: Callable[[Path], bool] = lambda path: False
     may_vanish: bool = False
+    n_done: Callable[[], int] = lambda: 0
+    wasted: int = 0
 
 
 def settings_of(base: Path) -> Settings:
@@ -97,18 +106,27 @@ def _fetch_more(base: Path) -> None:
     fetch.fetch(settings_of(base), *_variant(), progress=Silent(), folder=base / "given", only="*.json")
 
 
+_done = Counter[str]()  # blocks that conversions made, bytes of part files that were written
+
+
+def _n_blocks() -> int:
+    return _done["blocks"]
+
+
 def _convert_in_store(base: Path) -> None:
     derived.into_store(Store(base / "root" / "home"), base / "given", Recipe("gguf", "q8_0"), "tiny", "q8_0")
 
 
-def _convert(recipe: Recipe, name: str, *, replace: bool = False) -> Callable[[Path], None]:
-    def run(base: Path) -> None:
+def _convert(recipe: Recipe, name: str, *, replace: bool = False) -> Callable[[Path], object]:
+    def run(base: Path) -> object:
         target, store = base / "root" / "out" / name, Store(base / "root" / "home")
         try:
             derived.into_path(store, base / "given", recipe, target, replace=replace)
         except CannotCreateError as error:
             if "is there already" not in str(error):
                 raise
+            return REFUSED
+        return None
 
     return run
 
@@ -202,9 +220,9 @@ LOCAL = (
     Command("fetch-copy", _given, _fetch_copy),
     Command("fetch-beside", _given, _fetch_beside),
     Command("fetch-more", _fetch_more, _fetch_copy),
-    Command("convert-store", _source, _convert_in_store),
-    Command("convert-file", _source, _convert(Recipe("gguf", "q8_0"), "x.gguf")),
-    Command("convert-folder", _source, _convert(_shards("f16"), "x")),
+    Command("convert-store", _source, _convert_in_store, n_done=_n_blocks, wasted=1),
+    Command("convert-file", _source, _convert(Recipe("gguf", "q8_0"), "x.gguf"), n_done=_n_blocks, wasted=1),
+    Command("convert-folder", _source, _convert(_shards("f16"), "x"), n_done=_n_blocks, wasted=1),
     Command("replace-file", _older("x.gguf"), _convert(Recipe("gguf", "q8_0"), "x.gguf", replace=True)),
     Command("replace-folder", _older("x"), _convert(_shards("f16"), "x", replace=True), may_vanish=True),
     Command("repair", _damaged, _repair),
@@ -225,16 +243,28 @@ def from_hub(hub: FakeHub) -> Command:
     def run(base: Path) -> None:
         fetch.fetch(settings_of(base), *_variant(f"{hub.url}/plain/"), progress=Silent())
 
-    return Command("fetch-http", prepare, run)
+    return Command("fetch-http", prepare, run, n_done=lambda: _done["bytes"], wasted=MOST_CONNECTIONS * PIECE)
 
 
 @contextmanager
 def commands() -> Iterator[dict[str, Command]]:
     """All of them by name, with small blocks and pieces, so that there is always one to lose."""
-    lengths = planning._BLOCK_WEIGHTS, piece_hashes._SMALLEST
-    planning._BLOCK_WEIGHTS, piece_hashes._SMALLEST = 2048, PIECE  # type: ignore[misc]
-    try:
-        with serving() as hub:
-            yield {command.name: command for command in (*LOCAL, from_hub(hub))}
-    finally:
-        planning._BLOCK_WEIGHTS, piece_hashes._SMALLEST = lengths  # type: ignore[misc]
+    made_rows, wrote_at = convert.make_rows, Partial.write_at
+
+    def make_rows(*arguments: Any) -> Any:
+        rows = made_rows(*arguments)
+        _done["blocks"] += 1
+        return rows
+
+    def write_at(self: Partial, offset: int, data: bytes | memoryview) -> None:
+        wrote_at(self, offset, data)
+        _done["bytes"] += len(data)
+
+    with ExitStack() as stack:
+        for place, name, value in (
+            (planning, "_BLOCK_WEIGHTS", 2048), (piece_hashes, "_SMALLEST", PIECE), (convert, "make_rows", make_rows),
+            (Partial, "write_at", write_at),
+        ):  # fmt: skip
+            stack.enter_context(patch.object(place, name, value))
+        hub = stack.enter_context(serving())
+        yield {command.name: command for command in (*LOCAL, from_hub(hub))}

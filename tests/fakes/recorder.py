@@ -131,7 +131,6 @@ class Recorder:
         self.n_failed = 0
         self.failure: Failure | None = None
         self.die_at: int | None = None  # the number of operations that happen
-        self.before_sync: Callable[[Path], None] | None = None  # told the path of a file that is synced
         self._names: dict[int, dict[str, int]] = {}
         self._open: dict[int, tuple[int, int, bool]] = {}  # descriptor: node, inode, whether it appends
         self._lock = threading.RLock()
@@ -374,8 +373,6 @@ class Recorder:
             except OSError:
                 self._do(SyncFailed(node))
                 raise
-            if self.before_sync is not None and not self.nodes[node].is_folder:
-                self.before_sync(Path(f"/proc/self/fd/{descriptor}"))
             self._do(Sync(node))
 
     def posix_fadvise(self, descriptor: int, offset: int, length: int, advice: int) -> None:
@@ -489,6 +486,10 @@ class Recorder:
             setattr(module, name, getattr(_real, name))
         _watching.remove(self)
         self._open.clear()
+
+
+def is_watching() -> bool:
+    return bool(_watching)
 
 
 def never_written(log: Sequence[Operation]) -> set[int]:
