@@ -132,7 +132,7 @@ class Result:
         with disk.told(name):
             if not self._single_file:
                 os.close(disk.open_folder(name.parent, self.path))
-            output = Output(name, size)
+            output = Output(name, size, self.target if self._single_file else self.target / path)
         self._outputs.append(output)
         return output
 
@@ -233,8 +233,9 @@ class Output:
     missing: bytes that have no room on the disk yet.
     """
 
-    def __init__(self, path: Path, size: int) -> None:
-        self.path, self.size = path, size
+    def __init__(self, path: Path, size: int, target: Path | None = None) -> None:
+        """target: where it will be, if that is another name; the one that the user knows."""
+        self.path, self.size, self._target = path, size, target or path
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         if os.fstat(self._descriptor).st_size == size:
             if hasattr(os, "posix_fadvise"):  # after a failed fsync the system's memory may hold more than the disk
@@ -254,7 +255,7 @@ class Output:
         view = memoryview(data).cast("B")
         if offset < 0 or offset + len(view) > self.size:
             raise ValueError(f"{self.path}: {len(view)} bytes at {offset} in a file of {self.size}")
-        with disk.told(self.path):
+        with disk.told(self._target):
             disk.write_all(self._descriptor, view, offset)
 
     def copy(
@@ -286,7 +287,7 @@ class Output:
 
     def read_at(self, offset: int, n_bytes: int) -> bytes:
         """Bytes from an offset, as they are now. Raises StorageError."""
-        with disk.told(self.path):
+        with disk.told(self._target):
             data = b""
             while len(data) < n_bytes:
                 more = os.pread(self._descriptor, n_bytes - len(data), offset + len(data))

@@ -193,3 +193,19 @@ def test_what_cannot_be_cleared_up_spoils_no_result(tmp_path: Path, monkeypatch:
         result.publish()
         monkeypatch.setattr(os, "unlink", refused)
     assert (tmp_path / "x").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("single_file", [True, False])
+def test_a_fault_names_the_place_that_was_asked_for(
+    single_file: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    with _result(tmp_path / "x", single_file=single_file) as result:
+        output = result.create("model.bin", 3)
+        monkeypatch.setattr(os, "pwrite", full)
+        with pytest.raises(DiskFullError) as caught:
+            output.write_at(0, b"new")
+    place = tmp_path / "x" if single_file else tmp_path / "x" / "model.bin"
+    assert str(caught.value) == f"{place}: No space left on device"
