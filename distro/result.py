@@ -129,10 +129,11 @@ class Result:
         name = self.path if self._single_file else self.path / safe_relpath(path)
         promised = sum(output.missing for output in self._outputs)
         disk.check_space(promised + size - shared - min(size, disk.allocated(name)), self.path.parent)
-        with disk.told(name):
+        target = self.target if self._single_file else self.target / path
+        with disk.told(target):
             if not self._single_file:
                 os.close(disk.open_folder(name.parent, self.path))
-            output = Output(name, size, self.target if self._single_file else self.target / path)
+            output = Output(name, size, target)
         self._outputs.append(output)
         return output
 
