@@ -10,10 +10,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from types import TracebackType
 
 from converters.errors import escape, shown
 from distro import disk
+from distro.bars import Bars
 from distro.choice import EVERYTHING, Choice
 from distro.config import Settings
 from distro.digest import sha256_of
@@ -206,11 +206,9 @@ class _Fetch:
             ways.leave(lane, error)
             self.progress.say(f"{error}; leaving this source for {file.path}")
 
-        bars = _Bars(self.progress, file, total, self._arrived(file))
-        with bars.begin(self._arrived(file)) as bar:
-            proof = proof_of(file, self.variant)
-            gathering = Gathering(file, partial, lanes, proof, bar, leave, self.progress.say)
-            gathered = gathering.gather()
+        pieces, proof = partial.pieces(), proof_of(file, self.variant)
+        with Bars(self.progress, file, total, pieces.n_bytes).begin(pieces.n_bytes) as bar:
+            gathered = Gathering(file, partial, pieces, lanes, proof, bar, leave, self.progress.say).gather()
         if gathered is None:
             return None
         for name in gathered.sources:
@@ -237,7 +235,7 @@ class _Fetch:
             if entry is not None:
                 partial.discard()
             return entry
-        bars = _Bars(self.progress, file, total, partial.size)
+        bars = Bars(self.progress, file, total, partial.size)
         for source in sources:
             try:
                 verdict = self._try(source, file, partial, bars)
@@ -270,7 +268,7 @@ class _Fetch:
         partial.publish(self.place / file.path, within=self.place)
         return entry
 
-    def _try(self, source: Source, file: File, partial: Partial, bars: _Bars) -> Verdict:
+    def _try(self, source: Source, file: File, partial: Partial, bars: Bars) -> Verdict:
         """The verdict on what a source brought: right, or unproven where no digest is known.
 
         Bytes of earlier runs or other sources are not this source's fault: if they were part of what is wrong, they are
@@ -292,7 +290,7 @@ class _Fetch:
             )  # fmt: skip
         return verdict
 
-    def _transfer(self, source: Source, file: File, partial: Partial, bars: _Bars) -> Verdict:
+    def _transfer(self, source: Source, file: File, partial: Partial, bars: Bars) -> Verdict:
         with bars.begin(partial.size) as bar:
             if partial.size != file.size or file.size == 0:
                 source.transfer(file, partial, bar)
@@ -309,46 +307,6 @@ class _Fetch:
         files = {**before, **self.entries}
         receipt = Receipt(self.model.name, self.variant.name, self.variant.format, files, sources=self.variant.sources)
         self.store.write_receipt(receipt, self.lists)
-
-
-class _Bars:
-    """The bar of one file and the total's, as one; after a new start the total waits until it is passed again."""
-
-    def __init__(self, progress: Progress, file: File, total: MeteredBar, done: int) -> None:
-        self._progress, self._file, self._total = progress, file, total
-        self._position = self._furthest = done
-
-    def begin(self, position: int) -> _Bars:
-        self._bar = self._progress.bar(self._file.path, self._file.size, position)
-        self._position = position
-        return self
-
-    def advance(self, n_bytes: int) -> None:
-        self._bar.advance(n_bytes)
-        self._position += n_bytes
-        if self._position > self._furthest:
-            self._total.advance(self._position - self._furthest)
-            self._furthest = self._position
-
-    def note(self, text: str) -> None:
-        self._bar.note(text)
-
-    def verified(self, n_bytes: int) -> None:
-        self._bar.verified(n_bytes)
-        self._total.verified(n_bytes)
-
-    def came_from(self, source: str, n_bytes: int) -> None:
-        self._bar.came_from(source, n_bytes)
-        self._total.came_from(source, n_bytes)
-
-    def __enter__(self) -> _Bars:
-        self._bar.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.__exit__(kind, error, trace)
 
 
 def _entry(path: Path, source: str, verdict: Verdict, sha256: str = "", hashes: PieceHashes | None = None) -> Entry:

@@ -21,13 +21,14 @@ from dataclasses import dataclass, field
 from converters.errors import shown
 from converters.running_digest import SHORT_BYTES
 from distro.errors import SourceError, WrongBytesError
+from distro.flusher import Flusher
 from distro.front import Front
 from distro.lane import Lane
 from distro.manifest import File
 from distro.partial import Partial
 from distro.piece_hashes import PieceHashes
 from distro.piece_proof import PieceProof
-from distro.pieces import Received
+from distro.pieces import Pieces, Received
 from distro.progress import MeteredBar
 from distro.transfer import Transfer
 from distro.verify import Verdict, judge, strongest
@@ -52,12 +53,13 @@ class Gathered:
 class Gathering:
     """One file on its way.
 
-    proof: by which pieces are judged when they come. leave: told of each lane that is of no more use for this file, and
-    why. say: lines for people.
+    pieces: of the part file. proof: by which they are judged when they come. leave: told of each lane that is of no
+    more use for this file, and why. say: lines for people.
     """
 
     file: File
     partial: Partial
+    pieces: Pieces
     lanes: Sequence[Lane]
     proof: PieceProof | None
     bar: MeteredBar
@@ -77,15 +79,18 @@ class Gathering:
 
         Raises what the disk raises.
         """
-        self._pieces = self.partial.pieces()
-        self._n_shown = self._pieces.n_bytes
+        self._n_shown = self.pieces.n_bytes
         for lane in self.lanes:
             lane.begin()
+        with Flusher(self.partial.sync) as self._flusher:
+            return self._until_proven()
+
+    def _until_proven(self) -> Gathered | None:
         n_tries = 0
         while (verdict := self._whole()) is not None:
             n_tries += 1
             if not verdict.is_right and n_tries <= _MOST_REPAIRS and (changed := self._changed_on_disk()):
-                self.say(f"{shown(self.file.path)}: {len(changed)} pieces are not on the disk as they came; once more")
+                self._say_lost(len(changed))
                 self._drop(changed)
                 continue
             if not verdict.is_right:
@@ -98,6 +103,12 @@ class Gathering:
             self.partial.quarantine()
         return None
 
+    def _say_lost(self, n_pieces: int) -> None:
+        what = "1 piece is not on the disk as it came; fetching that again"
+        if n_pieces > 1:
+            what = f"{n_pieces} pieces are not on the disk as they came; fetching those again"
+        self.say(f"{shown(self.file.path)}: {what}")
+
     @property
     def _live(self) -> list[Lane]:
         return [lane for lane in self.lanes if lane.left is None]
@@ -107,9 +118,9 @@ class Gathering:
     def _whole(self) -> Verdict | None:
         """The verdict on the file, filled up from all lanes; None if they could not."""
         kind, expected = strongest(self.file) or ("sha256", "")
-        left_before = {number for number in self._pieces if number not in self._digests}
+        left_before = {number for number in self.pieces if number not in self._digests}
         with Front(
-            self.partial.read_into, self._pieces.size, {kind, "sha256"}, self._pieces.length, left_before.__contains__
+            self.partial.read_into, self.pieces.size, {kind, "sha256"}, self.pieces.length, left_before.__contains__
         ) as front:
             if not self._fill(self._live, front):
                 return None
@@ -121,7 +132,7 @@ class Gathering:
 
     def _fill(self, lanes: Sequence[Lane], front: Front | None = None) -> bool:
         transfer = Transfer(
-            self.file, self.partial, self._pieces, lanes,
+            self.file, self.partial, self.pieces, lanes,
             proof=self.proof, arrived=front.reached if front else lambda n_bytes: None,
         )  # fmt: skip
         try:
@@ -135,8 +146,10 @@ class Gathering:
     def _tell(self, front: Front | None, transfer: Transfer | None = None) -> None:
         """Show how far it is; no number goes back."""
         if transfer is not None:
-            self.bar.advance(max(0, transfer.n_here - self._n_shown))
-            self._n_shown = max(self._n_shown, transfer.n_here)
+            n_more = max(0, transfer.n_here - self._n_shown)
+            self._n_shown += n_more
+            self.bar.advance(n_more)
+            self._flusher.reached(self._n_shown)
             came = self._came + transfer.received
             for name, n_bytes in (came - self._came_shown).items():
                 self.bar.came_from(name, n_bytes)
@@ -156,11 +169,11 @@ class Gathering:
                 self.leave(lane, error)
             if not guilty:
                 self.say(str(error))
-        senders = Counter(self._pieces[number].sender for number in self._pieces)
+        senders = Counter(self.pieces[number].sender for number in self.pieces)
         sources = tuple(dict.fromkeys(names.get(sender, "an earlier run") for sender, _ in senders.most_common()))
-        digests = b"".join(self._digests[number] for number in range(self._pieces.n))
-        hashes = PieceHashes(self._pieces.size, self._pieces.length, self._sha256, digests)
-        return Gathered(verdict, self._sha256, sources, hashes if self._pieces.n > 1 else None)
+        digests = b"".join(self._digests[number] for number in range(self.pieces.n))
+        hashes = PieceHashes(self.pieces.size, self.pieces.length, self._sha256, digests)
+        return Gathered(verdict, self._sha256, sources, hashes if self.pieces.n > 1 else None)
 
     # When the whole is wrong
 
@@ -169,12 +182,12 @@ class Gathering:
 
         If there is nothing to ask, all is of that lane, which is wrong and left.
         """
-        n_pieces = Counter(self._pieces[number].sender for number in self._pieces)
+        n_pieces = Counter(self.pieces[number].sender for number in self.pieces)
         lane = max(self._live, key=lambda lane: n_pieces[lane.tag], default=None)
         if lane is None:
             return verdict
         self._is_wrong = False
-        suspects = [number for number in self._pieces if self._pieces[number].sender != lane.tag]
+        suspects = [number for number in self.pieces if self.pieces[number].sender != lane.tag]
         if not suspects:
             lane.left = WrongBytesError(
                 f"{self.file.path} from {lane.name}",
@@ -188,7 +201,7 @@ class Gathering:
             self._drop(batch)
             if not self._fill([lane]):
                 return None
-            differing = [number for number in batch if self._pieces[number].digest != before[number].digest]
+            differing = [number for number in batch if self.pieces[number].digest != before[number].digest]
             self._overruled += [(number, before[number]) for number in differing]
             if differing and (found := self._whole()) is not None and found.is_right:
                 return found
@@ -196,20 +209,20 @@ class Gathering:
 
     def _as_it_is(self, number: int) -> Received:
         """A piece, with its digest even where nobody knows what it was when it came."""
-        piece = self._pieces[number]
+        piece = self.pieces[number]
         return piece if piece.digest is not None else Received(self._digest_on_disk(number), piece.sender)
 
     def _wrong_pieces(self) -> dict[int, dict[int, str]]:
         """Now that all is right: who sent which pieces as something else, and as what."""
         found: dict[int, dict[int, str]] = {}
         for number, said in self._overruled:
-            if said.digest is not None and said.digest != self._pieces[number].digest:
+            if said.digest is not None and said.digest != self.pieces[number].digest:
                 found.setdefault(said.sender, {})[number] = said.digest.hex()
         return found
 
     def _accusation(self, name: str, said: dict[int, str]) -> WrongBytesError:
         number = min(said)
-        start, stop = self._pieces.span(number)
+        start, stop = self.pieces.span(number)
         more = f" (and {len(said) - 1} more)" if len(said) > 1 else ""
         what = f"SHA-256 of bytes {start} to {stop - 1}{more}"
         right = self._digests[number][:SHORT_BYTES].hex()
@@ -217,11 +230,11 @@ class Gathering:
 
     def _changed_on_disk(self) -> list[int]:
         """Pieces that are not what they were when they came, as after a power cut."""
-        known = [(number, digest) for number in self._pieces if (digest := self._pieces[number].digest) is not None]
+        known = [(number, digest) for number in self.pieces if (digest := self.pieces[number].digest) is not None]
         return [number for number, digest in known if self._digest_on_disk(number) != digest]
 
     def _digest_on_disk(self, number: int) -> bytes:
-        start, stop = self._pieces.span(number)
+        start, stop = self.pieces.span(number)
         hasher, buffer = hashlib.sha256(), memoryview(bytearray(_READ))
         while start < stop and (n_read := self.partial.read_into(buffer[: stop - start], start)):
             hasher.update(buffer[:n_read])
@@ -230,7 +243,7 @@ class Gathering:
 
     def _drop(self, numbers: Collection[int]) -> None:
         for number in numbers:
-            self._pieces.drop(number)
+            self.pieces.drop(number)
             self._digests.pop(number, None)
 
 

@@ -74,6 +74,11 @@ class Partial:
         with disk.told(self.path):
             return os.preadv(self._descriptor, [view], offset)
 
+    def sync(self) -> None:
+        """Bring what was written to the disk."""
+        with disk.told(self.path):
+            os.fsync(self._descriptor)
+
     def adopt(self, path: Path) -> None:
         """Take over a complete file of the same file system by renaming it."""
         self._close()

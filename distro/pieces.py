@@ -16,20 +16,20 @@ import errno
 import hashlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from converters.running_digest import SHORT_BYTES
 from distro.journal import Journal
 from distro.piece_hashes import piece_length_for
 
 _PIECE_BITS = 40
+_PIECE_MASK = (1 << _PIECE_BITS) - 1
 _GONE, UNKNOWN = 0, 1
 _NO_DIGEST = bytes(SHORT_BYTES)
 
 
-@dataclass(frozen=True)
-class Received:
+class Received(NamedTuple):
     """A piece as it came. digest: 16 bytes of its SHA-256, None if not known. sender: a tag, or UNKNOWN."""
 
     digest: bytes | None
@@ -49,7 +49,7 @@ def journal_of(part: Path) -> Path:
 class Pieces:
     """The pieces of one file, of which some are here. Not for several threads at once.
 
-    size, length: bytes of the file and of a piece. n: number of pieces.
+    size, length: bytes of the file and of a piece. n: number of pieces. n_bytes: bytes of those that are here.
     """
 
     def __init__(self, size: int, journal: Journal, descriptor: int) -> None:
@@ -58,6 +58,7 @@ class Pieces:
         self.n = -(-size // self.length)
         self._journal = journal
         self._here = {number: piece for number, piece in self._claimed(descriptor) if number < self.n}
+        self.n_bytes = sum(map(self._bytes_of, self._here))
 
     def __contains__(self, number: int) -> bool:
         return number in self._here
@@ -71,28 +72,26 @@ class Pieces:
     def __len__(self) -> int:
         return len(self._here)
 
-    @property
-    def n_bytes(self) -> int:
-        """Bytes of all that are here."""
-        return sum(map(self.bytes_of, self._here))
-
     def span(self, number: int) -> tuple[int, int]:
         """Where a piece begins and ends in the file."""
         return number * self.length, min((number + 1) * self.length, self.size)
 
-    def bytes_of(self, number: int) -> int:
-        start, stop = self.span(number)
-        return stop - start
-
     def add(self, number: int, digest: bytes, sender: int) -> None:
         """A piece is here: its bytes were written. digest: 16 bytes of its SHA-256 as it came."""
         self._journal.record(sender << _PIECE_BITS | number, digest)
+        if number not in self._here:
+            self.n_bytes += self._bytes_of(number)
         self._here[number] = Received(digest, sender)
 
     def drop(self, number: int) -> None:
         """A piece is not here after all."""
         self._journal.record(_GONE << _PIECE_BITS | number, _NO_DIGEST)
-        self._here.pop(number, None)
+        if self._here.pop(number, None):
+            self.n_bytes -= self._bytes_of(number)
+
+    def _bytes_of(self, number: int) -> int:
+        start, stop = self.span(number)
+        return stop - start
 
     def _claimed(self, descriptor: int) -> Iterator[tuple[int, Received]]:
         if not self._journal.records:
@@ -110,7 +109,8 @@ class Pieces:
 def received(part: Path, identity: str, size: int | None) -> int:
     """Bytes of a file that a part file is said to hold, without a look at each of them."""
     if size is not None and (records := Journal.read(journal_of(part), identity)):
-        return min(size, len(_last(records)) * piece_length_for(size))
+        last = {number & _PIECE_MASK: number >> _PIECE_BITS for number, _ in records}
+        return min(size, sum(sender != _GONE for sender in last.values()) * piece_length_for(size))
     try:
         descriptor = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
@@ -131,7 +131,7 @@ class _Holes:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor, self._length = descriptor, os.fstat(descriptor).st_size
-        self._from = self._next = 0  # there is no hole between these two
+        self._from, self._next = 0, -1  # there is no hole between these two
 
     def none_in(self, start: int, stop: int) -> bool:
         if stop > self._length:
@@ -153,7 +153,7 @@ def _last(records: list[tuple[int, bytes]]) -> dict[int, Received]:
     """What the records come to: the pieces that are said to be here."""
     here: dict[int, Received] = {}
     for number, digest in records:
-        piece, sender = number & (1 << _PIECE_BITS) - 1, number >> _PIECE_BITS
+        piece, sender = number & _PIECE_MASK, number >> _PIECE_BITS
         if sender == _GONE:
             here.pop(piece, None)
         else:

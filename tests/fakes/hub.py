@@ -6,6 +6,7 @@
     HEAD /<repo>/resolve/<rev>/<path>               X-Repo-Commit, ETag, X-Linked-*
     GET  the same                                   bytes, with Range
     GET  /plain/<path>                              a mirror or CDN: bytes alone
+    GET  /signed/<n>/<path>                         the same, `signed_uses` times, then 403; `signs` sends there by 302
 
 Every request is recorded with its headers and the bytes that were sent for it.
 """
@@ -38,6 +39,10 @@ class LargeFile:
     def __len__(self) -> int:
         return self.size
 
+    def part(self, start: int, stop: int) -> LargeFile:
+        """Bytes of it as they would be sent, made when they are."""
+        return _Part(self, start, stop)
+
     def __getitem__(self, part: slice) -> bytes:
         start, stop, _ = part.indices(self.size)
         data = bytearray(self.head[start:stop])
@@ -46,6 +51,16 @@ class LargeFile:
             block = hashlib.sha256(self.key + (at // 32).to_bytes(8, "little")).digest()
             data += block[at % 32 : at % 32 + stop - at]
         return bytes(data)
+
+
+class _Part(LargeFile):
+    def __init__(self, whole: LargeFile, start: int, stop: int) -> None:
+        super().__init__(b"", stop - start)
+        self._whole, self._start = whole, start
+
+    def __getitem__(self, part: slice) -> bytes:
+        start, stop, _ = part.indices(self.size)
+        return self._whole[self._start + start : self._start + stop]
 
 
 def git_sha1(data: bytes | LargeFile) -> str:
@@ -113,6 +128,7 @@ class Fault:
     gzip: bool = False
     ignore_range: bool = False
     shift_range: int = 0  # the bytes begin so much later than the answer says is asked
+    stall_after: int | None = None  # bytes; then nothing comes any more, and the connection stays
     body: bytes | None = None  # instead of the file
 
 
@@ -127,15 +143,24 @@ class Request:
 class FakeHub:
     """repos and plain files that are served; requests that came."""
 
-    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None, port: int = 0) -> None:
         self.repos: dict[str, Repo] = {}
         self.plain: dict[str, bytes | LargeFile] = {}
         self.faults: list[Fault] = []
         self.requests: list[Request] = []
         self.page = 1000
+        self.signs = False  # every request for a plain file is sent to a signed address
+        self.signed_uses = 1  # requests that one signed address answers
+        self.most_at_once: int | None = None  # transfers of bytes; one more gets 429
+        self.send_buffer: int | None = None  # bytes that the system takes before the client has them
+        self.stopped = threading.Event()
+        self._is_cut = False
+        self._n_signed = 0
+        self._n_active = 0
+        self._uses: dict[int, int] = {}
         self.on_sent: Callable[[int], None] = lambda n_bytes: None  # after each piece, with the total of a transfer
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), _handler(self))
         self._server.daemon_threads = True
         if tls is not None:
             self._server.socket = tls.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
@@ -152,12 +177,37 @@ class FakeHub:
         return [
             each
             for each in self.requests
-            if each.method == "GET" and ("/resolve/" in each.path or "/plain/" in each.path)
+            if each.method == "GET" and any(part in each.path for part in ("/resolve/", "/plain/", "/signed/"))
         ]
 
     def n_sent(self) -> int:
         """Bytes of files that were sent."""
         return sum(each.n_sent for each in self.transfers())
+
+    def sign(self, path: str) -> str:
+        """A new address of a plain file."""
+        with self._lock:
+            self._n_signed += 1
+            self._uses[self._n_signed] = self.signed_uses
+            return f"{self.url}/signed/{self._n_signed}/{path}"
+
+    def use(self, number: int) -> bool:
+        """Whether a signed address is still good, for this once."""
+        with self._lock:
+            self._uses[number] = self._uses.get(number, 0) - 1
+            return self._uses[number] >= 0
+
+    @contextmanager
+    def counted(self) -> Iterator[bool]:
+        """One transfer of bytes; whether that is too many at once."""
+        with self._lock:
+            self._n_active += 1
+            is_too_many = self.most_at_once is not None and self._n_active > self.most_at_once
+        try:
+            yield is_too_many
+        finally:
+            with self._lock:
+                self._n_active -= 1
 
     def take_fault(self, path: str) -> Fault:
         with self._lock:
@@ -170,7 +220,15 @@ class FakeHub:
     def start(self) -> None:
         self._thread.start()
 
+    def cut(self) -> None:
+        """Be gone: no connection is taken any more, and those that are open end."""
+        self._is_cut = True
+        self.stop()
+
     def stop(self) -> None:
+        if self.stopped.is_set():
+            return
+        self.stopped.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -211,6 +269,14 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             hub.requests.append(self._request)
             address = urlsplit(self.path)
             path = unquote(address.path)
+            if path.startswith("/signed/"):
+                _, _, number, name = path.split("/", 3)
+                if not hub.use(int(number)):
+                    return self._error(403, "", "the signature has expired")
+                return self._file(path, hub.plain[name], {"etag": f'"{sha256(hub.plain[name])}"'})
+            if path.startswith("/plain/") and hub.signs:
+                address = hub.sign(path.removeprefix("/plain/"))
+                return self._send(302, {"location": address, "content-length": "0"}, b"", Fault())
             if path.startswith("/plain/"):
                 data = hub.plain.get(path.removeprefix("/plain/"))
                 return self._error(404) if data is None else self._file(path, data, {"etag": f'"{sha256(data)}"'})
@@ -264,6 +330,12 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
                 return self._send(
                     200, {**headers, "accept-ranges": "bytes", "content-length": str(len(data))}, b"", Fault()
                 )
+            with hub.counted() as is_too_many:
+                if is_too_many:
+                    return self._send(429, {"content-length": "0"}, b"", Fault())
+                return self._bytes(path, data, headers)
+
+        def _bytes(self, path: str, data: bytes | LargeFile, headers: dict[str, str]) -> None:
             fault = hub.take_fault(path)
             if fault.redirect is not None:
                 return self._send(302, {**headers, "location": fault.redirect, "content-length": "0"}, b"", Fault())
@@ -284,21 +356,26 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
                     )
                 status = 206
                 headers = {**headers, "content-range": f"bytes {start}-{stop - 1}/{len(data)}"}
-            body = data[start:stop]
+            body = data.part(start, stop) if isinstance(data, LargeFile) else data[start:stop]
             if fault.gzip:
-                body = gzip.compress(body)
+                body = gzip.compress(bytes(body[:]))
                 headers = {**headers, "content-encoding": "gzip"}
             headers = {**headers, "accept-ranges": "bytes", "content-length": str(len(body)), **fault.headers}
             return self._send(status, headers, body, fault)
 
-        def _send(self, status: int, headers: dict[str, str], body: bytes, fault: Fault) -> None:
+        def _send(self, status: int, headers: dict[str, str], body: bytes | LargeFile, fault: Fault) -> None:
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)
             self.end_headers()
+            if hub.send_buffer is not None:
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, hub.send_buffer)
             step = 64 * 1024 if fault.rate is None else max(1, fault.rate // 20)
-            end = len(body) if fault.cut_after is None else min(len(body), fault.cut_after)
+            ends = (end for end in (fault.cut_after, fault.stall_after) if end is not None)
+            end = min(len(body), *ends, len(body))
             for start in range(0, end, step):
+                if hub._is_cut:
+                    raise ConnectionError
                 piece = body[start : min(end, start + step)]
                 self._request.n_sent += len(piece)  # before, so that whoever has the bytes finds them counted
                 self.wfile.write(piece)
@@ -307,6 +384,8 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
                     time.sleep(len(piece) / fault.rate)
             if end < len(body):
                 self.wfile.flush()
+                if fault.stall_after is not None:
+                    hub.stopped.wait()
                 self.connection.shutdown(socket.SHUT_WR)
                 self.close_connection = True
 

@@ -1,0 +1,199 @@
+"""Who gets which pieces of a file: decisions and no work, made under the lock of whoever asks (distro/transfer.py).
+
+A run is a row of pieces that one connection has claimed and asks for at once. A lane claims the free pieces nearest to
+the beginning of the file, so that the proof can follow; how many depends on how fast it is and on how many share the
+rest. When none are free, it takes some from the end of the run that would last longest; in the end, even the piece that
+a much slower connection is at. So what is slow, stalled or gone loses its pieces to the others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from distro.lane import Lane
+from distro.piece_proof import PieceProof
+from distro.pieces import Pieces
+
+MEASURE_S = 0.5
+_RUN_S = 4.0  # how long a run shall take, where others work beside it
+_FIRST_RUN = 256 << 20  # bytes, while nobody knows how fast a lane is
+_SETTLED_S = 1.0  # after which the rate of a run means something
+_WORTH_TAKING_S = 0.75  # of work that is left to another, before it is shared
+_MUCH_SLOWER = 2.0
+_STALLED_S = 5.0
+_RECENT_S = 2.0
+_FREE, _CLAIMED, _HERE = 0, 1, 2
+
+
+class Run:
+    """Pieces from `piece` up to `stop`, claimed. offset: of the next byte, within `piece`.
+
+    rate: bytes per second, None until it was measured. lock: held while its bytes are written, so that nothing is
+    written any more once it is lost, that is, somebody else's.
+    """
+
+    def __init__(self, lane: Lane, piece: int, stop: int, offset: int, now: float) -> None:
+        self.lane, self.piece, self.stop, self.offset = lane, piece, stop, offset
+        self.lock = threading.Lock()
+        self.is_lost = False
+        self.rate: float | None = None
+        self.began = self.last_byte = now
+        self.n_bytes = self.n_measured = self.n_before_failure = 0
+
+    def begin_piece(self, proof: PieceProof | None) -> None:
+        self.hasher = hashlib.sha256()
+        self.tree = proof.tree() if proof else None
+
+    def update(self, data: memoryview) -> None:
+        self.hasher.update(data)
+        if self.tree is not None:
+            self.tree.update(data)
+
+    @property
+    def is_done(self) -> bool:
+        return self.piece >= self.stop
+
+
+class Allotment:
+    """The pieces of one file and the runs in which they are claimed. n_missing: pieces that are not here.
+
+    front: bytes that are here from the beginning on, without a gap.
+    """
+
+    def __init__(self, pieces: Pieces, lanes: Sequence[Lane], clock: Callable[[], float] = time.monotonic) -> None:
+        self._pieces, self._lanes, self._clock = pieces, lanes, clock
+        self._state = bytearray(_HERE if number in pieces else _FREE for number in range(pieces.n))
+        self.n_missing = self._state.count(_FREE)
+        self._runs: list[Run] = []
+        self._n_done: Counter[Lane] = Counter()  # bytes of runs that are over
+        self._measured_at = clock()
+        self._first_missing = 0
+        self.front = 0
+        self._advance_front()
+
+    def runs(self, lane: Lane | None = None) -> list[Run]:
+        return [run for run in self._runs if lane in (None, run.lane)]
+
+    @property
+    def n_arriving(self) -> int:
+        """Bytes of pieces that are not whole yet."""
+        arriving = [run for run in self._runs if not run.is_done and not run.is_lost]
+        return sum(run.offset - self._pieces.span(run.piece)[0] for run in arriving)
+
+    @property
+    def received(self) -> Counter[str]:
+        """Bytes that came, by name of the source, those that came in vain included."""
+        received = Counter({lane.name: n_bytes for lane, n_bytes in self._n_done.items()})
+        for run in self._runs:
+            received[run.lane.name] += run.n_bytes
+        return received
+
+    def claim(self, lane: Lane) -> Run | None:
+        """Something for a connection of this lane to do; None if there is nothing now."""
+        return self._free_run(lane) or self._part_of_another(lane) or self._slow_piece(lane)
+
+    def has_come(self, run: Run) -> None:
+        """The piece that a run was at is here."""
+        self._state[run.piece] = _HERE
+        self.n_missing -= 1
+        run.piece += 1
+        self._advance_front()
+
+    def let_go(self, run: Run) -> None:
+        """A run is over; what it has not brought is free."""
+        self._runs.remove(run)
+        self._n_done[run.lane] += run.n_bytes
+        if run.lane.rate is None and run.n_bytes >= self._pieces.length:
+            run.lane.rate = run.n_bytes / max(1e-6, self._clock() - run.began)
+        if not run.is_lost:
+            self._mark(run.piece, run.stop, _FREE)
+
+    def n_others(self, run: Run) -> int:
+        """Connections of the same lane to which bytes have just come."""
+        since = self._clock() - _RECENT_S
+        return sum(each.n_bytes > 0 and each.last_byte > since for each in self.runs(run.lane) if each is not run)
+
+    def measure(self) -> None:
+        """Now and then: how fast each run and lane is, and what that means for the number of connections."""
+        now = self._clock()
+        passed = now - self._measured_at
+        if passed < MEASURE_S:
+            return
+        self._measured_at = now
+        for run in self._runs:
+            rate = (run.n_bytes - run.n_measured) / passed
+            run.rate, run.n_measured = rate if run.rate is None else (run.rate + rate) / 2, run.n_bytes
+        for lane in self._lanes:
+            runs = self.runs(lane)
+            if rates := [run.rate for run in runs if run.rate is not None and now - run.began > _SETTLED_S]:
+                lane.rate = sum(rates) / len(rates)
+            lane.adapt(self._n_done[lane] + sum(run.n_bytes for run in runs), len(runs))
+
+    def _free_run(self, lane: Lane) -> Run | None:
+        """The free pieces nearest to the beginning."""
+        if not lane.is_ranged and any(each.left is None and each.is_ranged for each in self._lanes):
+            return None
+        first = self._state.find(_FREE, self._first_missing)
+        if first < 0:
+            return None
+        most = first + (self._share(lane) if lane.is_ranged else self._pieces.n)
+        stop = first + 1
+        while stop < min(most, self._pieces.n) and self._state[stop] == _FREE:
+            stop += 1
+        return self._begin(lane, first, stop)
+
+    def _share(self, lane: Lane) -> int:
+        """Pieces that a lane may claim at once: all there are for one that is alone, else a few seconds' worth."""
+        n_workers = sum(each.limit for each in self._lanes if each.left is None and each.is_ranged)
+        if n_workers <= 1:
+            return self.n_missing
+        n_bytes = _FIRST_RUN if lane.rate is None else lane.rate * _RUN_S
+        return max(1, min(int(n_bytes) // self._pieces.length, -(-self.n_missing // n_workers)))
+
+    def _part_of_another(self, lane: Lane) -> Run | None:
+        """The end of the run that would last longest, as much as makes both end together."""
+        since = self._clock() - _SETTLED_S
+        runs = [run for run in self._runs if run.stop - run.piece > 1 and run.began < since]
+        run = max(runs, key=lambda run: self._seconds(run, run.stop), default=None)
+        if run is None or not lane.is_ranged or self._seconds(run, run.stop) <= _WORTH_TAKING_S:
+            return None
+        slow, fast = run.rate or 0.0, lane.rate or run.rate or 1.0
+        n_taken = max(1, round((run.stop - run.piece - 1) * fast / (slow + fast)))
+        run.stop -= n_taken
+        return self._begin(lane, run.stop, run.stop + n_taken)
+
+    def _slow_piece(self, lane: Lane) -> Run | None:
+        """The piece that a much slower connection, or one that has stalled, is at."""
+        now = self._clock()
+        for run in self._runs if lane.is_ranged else ():
+            is_stalled = now - run.last_byte > _STALLED_S
+            is_anothers = run.lane is not lane and lane.rate is not None and now - run.began > _SETTLED_S
+            mine = self._pieces.length / lane.rate if lane.rate else 0.0
+            is_slow = self._seconds(run, run.stop) > _MUCH_SLOWER * mine + 1.0
+            if run.stop - run.piece == 1 and not run.is_lost and (is_stalled or is_anothers) and is_slow:
+                with run.lock:
+                    run.is_lost = True
+                return self._begin(lane, run.piece, run.stop)
+        return None
+
+    def _seconds(self, run: Run, stop: int) -> float:
+        """How long a run will need up to a piece, at its present rate."""
+        return (self._pieces.span(stop - 1)[1] - run.offset) / max(1.0, run.rate or 0.0)
+
+    def _begin(self, lane: Lane, first: int, stop: int) -> Run:
+        self._mark(first, stop, _CLAIMED)
+        run = Run(lane, first, stop, self._pieces.span(first)[0], self._clock())
+        self._runs.append(run)
+        return run
+
+    def _mark(self, first: int, stop: int, state: int) -> None:
+        self._state[first:stop] = bytes([state]) * (stop - first)
+
+    def _advance_front(self) -> None:
+        while self._first_missing < self._pieces.n and self._state[self._first_missing] == _HERE:
+            self._first_missing += 1
+            self.front = self._pieces.span(self._first_missing - 1)[1]

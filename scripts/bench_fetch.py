@@ -1,0 +1,321 @@
+#!/usr/bin/env python3
+"""A file from a server on loopback, until it is proven, by us and by everyone else who is installed, in turns.
+
+    scripts/bench_fetch [--size 1GB] [--rounds 3] [--work FOLDER] [--delay 0.03] [--json FILE]
+
+    distro    fetch, verification and fsync included
+    curl      one connection, then sha256sum
+    aria2     eight connections, --checksum=sha-256
+    hf        `hf download` of the same file from a hub, then sha256sum (it has none of its own for HTTP)
+
+Three things are measured: the time to a proven file with a server as fast as it can be; the bytes that come a second
+time when a download is killed at 90 % and started again; and what two sources of 50 MB/s each come to together. The
+server is a process of its own, which counts what it sends. --delay: seconds before each answer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.request import urlopen
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from distro.manifest import Family, File, License, Model, Variant
+from distro.manifest_file import dump
+from distro.quantity import parse_bytes
+from tests.fakes.hub import Fault, serving
+
+ROOT = Path(__file__).resolve().parent.parent
+NAME = "model.bin"
+RATE = 50_000_000  # bytes per second of a slow source
+BIN = Path(sys.executable).parent
+
+
+@dataclass(frozen=True)
+class Cost:
+    """wall_s: until the file was proven. on_disk_s: until the system had written it, too. peak: bytes of memory."""
+
+    wall_s: float
+    on_disk_s: float
+    cpu_s: float
+    peak: int
+
+
+@dataclass(frozen=True)
+class Tool:
+    """steps: commands one after the other; the environment they run in."""
+
+    name: str
+    steps: tuple[tuple[str, ...], ...]
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+# The server
+
+
+class _Server:
+    """/file, as fast as it goes; /rated, RATE bytes per second in all; /sent, how many bytes of files were sent."""
+
+    def __init__(self, path: Path, delay_s: float) -> None:
+        self._file, self._size, self._delay_s = path.open("rb"), path.stat().st_size, delay_s
+        self._lock = threading.Lock()
+        self._sent, self._paid_at = 0, 0.0
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self.port = self._listener.getsockname()[1]
+
+    def run(self) -> None:
+        while True:
+            connection, _ = self._listener.accept()
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        stream = connection.makefile("rb")
+        try:
+            while (line := stream.readline()).strip():
+                asked = None
+                while (header := stream.readline()).strip():
+                    if match := re.fullmatch(rb"range: bytes=(\d+)-(\d*)", header.strip(), re.IGNORECASE):
+                        asked = match
+                self._answer(connection, line.split(), asked)
+        except OSError:
+            pass
+        finally:
+            stream.close()
+            connection.close()
+
+    def _answer(self, connection: socket.socket, line: Sequence[bytes], asked: re.Match[bytes] | None) -> None:
+        method, path = line[0], line[1].decode()
+        if path == "/sent":
+            body = str(self._sent).encode()
+            connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+            return
+        if "file" not in path and "rated" not in path:
+            connection.sendall(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n")
+            return
+        time.sleep(self._delay_s)
+        start, stop = 0, self._size
+        head = b"HTTP/1.1 200 OK\r\n"
+        if asked:
+            start, stop = int(asked[1]), int(asked[2]) + 1 if asked[2] else self._size
+            head = b"HTTP/1.1 206 Partial Content\r\ncontent-range: bytes %d-%d/%d\r\n" % (start, stop - 1, self._size)
+        connection.sendall(head + b"accept-ranges: bytes\r\ncontent-length: %d\r\n\r\n" % (stop - start))
+        if method != b"HEAD":
+            self._send(connection, start, stop, is_rated="rated" in path)
+
+    def _send(self, connection: socket.socket, start: int, stop: int, *, is_rated: bool) -> None:
+        if is_rated:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 256 << 10)
+        while start < stop:
+            n_bytes = min(256 << 10 if is_rated else 8 << 20, stop - start)
+            if is_rated:
+                self._wait(n_bytes)
+            n_sent = os.sendfile(connection.fileno(), self._file.fileno(), start, n_bytes)
+            start += n_sent
+            with self._lock:
+                self._sent += n_sent
+
+    def _wait(self, n_bytes: int) -> None:
+        with self._lock:
+            self._paid_at = max(self._paid_at, time.monotonic()) + n_bytes / RATE
+            until = self._paid_at
+        time.sleep(max(0.0, until - time.monotonic()))
+
+
+@contextmanager
+def _running(path: Path, delay_s: float) -> Iterator[str]:
+    """The address of a server in a process of its own."""
+    command = [sys.executable, __file__, "--serve", str(path), "--delay", str(delay_s)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            port = int(next(iter(process.stdout or ())))
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.kill()
+
+
+def _sent(address: str) -> int:
+    with urlopen(f"{address}/sent") as answer:  # noqa: S310  our own server
+        return int(answer.read())
+
+
+# The tools
+
+
+def _distro(work: Path, name: str, file: File, sources: Sequence[str]) -> Tool:
+    folder = work / f"config-{name}"
+    (folder / "manifests").mkdir(parents=True, exist_ok=True)
+    variant = Variant("bin", "other", (file,))
+    family = Family("bench", "us", License("MIT", "https://example.org", "allowed"),
+                    (Model("bench", 0, "", "bin", (variant,)),))  # fmt: skip
+    (folder / "manifests" / "bench.toml").write_text(dump(family))
+    environment = {"DISTRO_CONFIG": str(folder), "DISTRO_HOME": str(work / "out" / "home"),
+                   "DISTRO_STATE": str(work / "out" / "state"), "HF_HOME": str(work / "out" / "hf"),
+                   "PYTHONPATH": str(ROOT), "DISTRO_MIRRORS": " ".join(sources)}  # fmt: skip
+    code = "from distro.cli import main; main()"
+    return Tool("distro", ((sys.executable, "-c", code, "--quiet", "fetch", "bench:bin"),), environment)
+
+
+def _tools(work: Path, file: File, url: str, hub: str) -> list[Tool]:
+    """Those that are installed. url: of the file, hub: of the hub that has it as owner/model."""
+    out, sha256 = work / "out", str(file.sha256)
+    tools = [_distro(work, "one", file, [url])]
+    check = ("sh", "-c", f"test $(sha256sum {out}/{NAME} | cut -c1-64) = {sha256}")
+    if curl := shutil.which("curl"):
+        tools.append(Tool("curl", ((curl, "-s", "-C", "-", "-o", f"{out}/{NAME}", url), check)))
+    if aria2 := shutil.which("aria2c"):
+        options = ("-q", "-c", "-x8", "-s8", "-k1M", "--file-allocation=none", f"--checksum=sha-256={sha256}")
+        tools.append(Tool("aria2", ((aria2, *options, "-d", str(out), "-o", NAME, url),)))
+    hf = shutil.which("hf", path=f"{BIN}:{os.environ.get('PATH', '')}")
+    if hf and hub:
+        environment = {"HF_ENDPOINT": hub, "HF_HOME": str(out / "hf"), "HF_HUB_DISABLE_XET": "1",
+                       "HF_HUB_DISABLE_TELEMETRY": "1"}  # fmt: skip
+        tools.append(
+            Tool("hf", ((hf, "download", "-q", "owner/model", NAME, "--local-dir", str(out)), check), environment)
+        )
+    return tools
+
+
+def _begin(tool: Tool, step: Sequence[str]) -> subprocess.Popen[bytes]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "DISTRO_"))}
+    return subprocess.Popen(step, env=kept | tool.environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def _run(tool: Tool) -> Cost:
+    cpu_s, peak, began = 0.0, 0, time.monotonic()
+    for step in tool.steps:
+        process = _begin(tool, step)
+        told = b"".join(process.stderr or ())
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise SystemExit(f"{tool.name}: {' '.join(step)} ended with {process.returncode}: {told.decode()}")
+        cpu_s += usage.ru_utime + usage.ru_stime
+        peak = max(peak, usage.ru_maxrss * 1024)
+    wall_s = time.monotonic() - began
+    os.sync()
+    return Cost(wall_s, time.monotonic() - began, cpu_s, peak)
+
+
+def _fresh(work: Path) -> None:
+    shutil.rmtree(work / "out", ignore_errors=True)
+    (work / "out").mkdir(parents=True)
+    os.sync()
+
+
+def _again_after_a_kill(tool: Tool, work: Path, address: str, size: int) -> int:
+    """Bytes that were sent more than the file has, in a run that is killed at 90 % and one that ends it."""
+    _fresh(work)
+    before = _sent(address)
+    process = _begin(tool, tool.steps[0])
+    while _sent(address) - before < 0.9 * size and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    _run(tool)
+    return _sent(address) - before - size
+
+
+def _make(path: Path, size: int) -> File:
+    """A file of random bytes, kept from one run to the next."""
+    if not path.exists() or path.stat().st_size != size:
+        with path.open("wb") as stream:
+            for start in range(0, size, 1 << 20):
+                stream.write(os.urandom(min(1 << 20, size - start)))
+    with path.open("rb") as stream:
+        return File(NAME, size, sha256=hashlib.file_digest(stream, "sha256").hexdigest())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", default="1GB")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--work", type=Path, default=Path("bench-fetch"))
+    parser.add_argument("--delay", type=float, default=0.0)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.serve:
+        server = _Server(arguments.serve, arguments.delay)
+        print(server.port, flush=True)
+        server.run()
+    work = arguments.work.resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    file = _make(work / "served", parse_bytes(arguments.size))
+    report = measure(work, file, arguments.rounds, arguments.delay)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def measure(work: Path, file: File, rounds: int, delay_s: float) -> dict[str, object]:
+    size = file.size or 0
+    with serving() as hub, _running(work / "served", delay_s) as one, _running(work / "served", delay_s) as two:
+        hub.add("owner/model", {NAME: _Announced(size, str(file.sha256))})
+        hub.faults = [Fault(redirect=f"{one}/file")]
+        tools = _tools(work, file, f"{one}/file", hub.url)
+        for name in {"curl", "aria2", "hf"} - {tool.name for tool in tools}:
+            print(f"{name}: not installed")
+        costs: dict[str, list[Cost]] = {tool.name: [] for tool in tools}
+        for _ in range(rounds):
+            for tool in tools:
+                _fresh(work)
+                costs[tool.name].append(_run(tool))
+        print(f"{size / 1e9:.2f} GB, proven; median of {rounds}   wall s  and on disk  cpu s  peak MB")
+        medians = {name: _median(each) for name, each in costs.items()}
+        for name, cost in medians.items():
+            print(f"{name:34}{cost.wall_s:8.2f}{cost.on_disk_s:13.2f}{cost.cpu_s:7.2f}{cost.peak / 1e6:9.0f}")
+        hub.faults = [Fault(redirect=f"{one}/rated")]
+        again = {
+            tool.name: _again_after_a_kill(tool, work, one, size)
+            for tool in _tools(work, file, f"{one}/rated", hub.url)
+        }
+        print("MB that came again after a kill at 90 %: " + ", ".join(f"{n} {b / 1e6:.1f}" for n, b in again.items()))
+        _fresh(work)
+        cost = _run(_distro(work, "two", file, [f"{one}/rated", f"{two}/rated"]))
+        together = size / cost.wall_s / 1e6
+        print(f"two sources of {RATE / 1e6:.0f} MB/s each: {together:.1f} MB/s, proven")
+    _fresh(work)
+    sides = {name: vars(cost) for name, cost in medians.items()}
+    return {"size": size, "sides": sides, "again": again, "two_sources_mb_s": together}
+
+
+class _Announced(bytes):
+    """What the hub says of a file whose bytes are elsewhere."""
+
+    size: int
+    digest: str
+
+    def __new__(cls, size: int, digest: str) -> _Announced:
+        made = super().__new__(cls)
+        made.size, made.digest = size, digest
+        return made
+
+    def __len__(self) -> int:
+        return self.size
+
+
+def _median(costs: Sequence[Cost]) -> Cost:
+    middle = {
+        name: statistics.median(getattr(cost, name) for cost in costs) for name in ("wall_s", "on_disk_s", "cpu_s")
+    }
+    return Cost(**middle, peak=max(cost.peak for cost in costs))
+
+
+if __name__ == "__main__":
+    main()
