@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -35,6 +36,9 @@ from distro.pieces import identity_of, received
 from distro.receipt import Receipt
 from distro.result import Output, Result
 from distro.verify import strongest
+
+_DESERTED_S = 3600.0
+_WAIT_S = 30.0  # between looks whether whoever holds a lock does anything
 
 __all__ = ["Output", "Partial", "Result", "Store"]
 
@@ -118,7 +122,9 @@ class Store:
     def lock(self, model: str, variant: str, *, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
         """Held by one process at a time where locks work; `waiting` is called once if another holds it.
 
-        Where locks do not work, or cannot be made, this is no lock at all, and nothing else depends on it.
+        Where locks do not work, or cannot be made, this is no lock at all, and nothing else depends on it. So after an
+        hour in which nothing was written here, whoever holds it is not waited for any more: it may have been stopped,
+        or be cut off from a shared disk.
         """
         import filelock
 
@@ -129,13 +135,24 @@ class Store:
             lock.acquire(blocking=False)
         except filelock.Timeout:
             waiting()
-            lock.acquire()
+            began = time.monotonic()
+            while time.monotonic() - began < _DESERTED_S or not self._is_deserted():
+                with suppress(filelock.Timeout):
+                    lock.acquire(timeout=_WAIT_S, poll_interval=0.1)
+                    break
         except (OSError, NotImplementedError):  # read-only, or a file system without locks
             pass
         try:
             yield
         finally:
             lock.release()
+
+    def _is_deserted(self) -> bool:
+        """Whether nothing that is arriving has been touched for long."""
+        try:
+            return all(time.time() - path.lstat().st_mtime > _DESERTED_S for path in self._partial.glob("*"))
+        except FileNotFoundError:  # which somebody has just finished
+            return False
 
     def received(self, model: str, variant: str, file: File, *, beside: Path | None = None) -> int:
         """Bytes of a file that an earlier run left, at its beginning or in pieces."""

@@ -415,6 +415,21 @@ def test_the_lock_is_held_by_one_at_a_time(store: Store) -> None:
     assert order == ["waits", "first", "second"]
 
 
+def test_a_lock_whose_holder_does_nothing_for_long_is_waited_for_no_more(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("distro.store._WAIT_S", 0.05)
+    monkeypatch.setattr("distro.store._DESERTED_S", 0.3)
+    began = time.monotonic()
+    with store.lock("m", "v"), store.lock("m", "v"):
+        assert 0.3 <= time.monotonic() - began < 5
+    with store.partial("m", "v", FILE) as partial:
+        partial.append(b"hello")
+        os.utime(partial.path, (time.time() + 1, time.time() + 1))  # it is being written for another second
+        with store.lock("m", "v"), store.lock("m", "v"):
+            assert time.monotonic() - began > 1
+
+
 def test_a_lock_that_does_nothing_stops_nobody(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     import filelock
 
