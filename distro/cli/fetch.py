@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from converters.errors import shown
-from distro.choice import EVERYTHING, Choice
+from distro.choice import Choice
 from distro.cli import console
 from distro.cli.agreement import agree
 from distro.cli.fetch_plan import print_preview
@@ -79,8 +79,6 @@ def fetch(
     wanted = Choice(tuple(only or ()), tuple(but or ()))
     if discard_source and not as_type:
         raise UsageError("--discard-source: only what is converted, with --as TYPE, may go")
-    if as_type and wanted != EVERYTHING:
-        raise UsageError("--only, --except: what is converted, with --as, needs all of its files")
     if folder is not None and not folder.is_dir():
         raise UsageError(f"--from {shown(str(folder))}: no such folder")
 
@@ -105,7 +103,7 @@ def fetch(
     agree(session, resolved, accept_license)
     with _room_explained(resolved, output or session.settings.home):
         if as_type:
-            path = _converted(session, resolved, as_type, output, folder, peers, discard_source=discard_source)
+            path = _converted(session, resolved, as_type, wanted, output, folder, peers, discard_source=discard_source)
         else:
             path = _brought(session, resolved, wanted, output, folder, peers)
     facts = {"schema": "distro-fetch/1", "model": resolved.model.name, "variant": resolved.variant.name}
@@ -137,6 +135,7 @@ def _converted(
     session: Session,
     resolved: Resolved,
     as_type: str,
+    wanted: Choice,
     output: Path | None,
     folder: Path | None,
     peers: tuple[tuple[str, int], ...],
@@ -146,7 +145,7 @@ def _converted(
     from distro.fetch_as import fetch_as
 
     made = fetch_as(
-        session.settings, resolved, as_type, target=output, folder=folder, peers=peers,
+        session.settings, resolved, as_type, wanted=wanted, target=output, folder=folder, peers=peers,
         discard_source=discard_source, progress=session.progress,
     )  # fmt: skip
     for line in made.verdict.lines() if made.verdict else ["logits were not compared, as the source is discarded"]:
