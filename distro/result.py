@@ -111,6 +111,7 @@ class Result:
             for old in _left(area, prefix):
                 if old.suffix == _OLD and CLAIMS.is_free(old):
                     if disk.is_taken(self.target):
+                        disk.sync_folder(self.target.parent)
                         _clear(old)
                     else:
                         old.replace(self.target)
@@ -225,6 +226,7 @@ class Result:
         except OSError:
             old.replace(self.target)
             raise
+        disk.sync_folder(self.target.parent)  # before anything of the old one goes
         shutil.rmtree(old, ignore_errors=True)
 
 

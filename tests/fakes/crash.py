@@ -359,7 +359,8 @@ class Tested:
             if not place.exists():
                 if is_done:
                     raise Bad(f"{path}: was done, and is gone")
-                if path in self.before and not self.command.may_vanish:
+                has_another_name = not place.parent.exists() and self._is_whole_somewhere()
+                if path in self.before and not (self.command.may_vanish and has_another_name):
                     raise Bad(f"{path}: was there before, and is gone")
                 continue
             found = _timeless(place)
@@ -373,6 +374,14 @@ class Tested:
             if is_done and (self.root / path).exists() and not _is_passing(path):
                 raise Bad(f"{path}: was deleted, and is there again")
         self._judge_receipts()
+
+    def _is_whole_somewhere(self) -> bool:
+        """Whether all that was there, or all that is to be, is there under some name."""
+        there = set(snapshot(self.root).values())
+        return any(
+            {content for path, content in wanted.items() if path.startswith("out/")} <= there
+            for wanted in (self.before, self.after)
+        )
 
     def _judge_receipts(self) -> None:
         for path in self.root.glob("home/models/*/*/receipt.json"):

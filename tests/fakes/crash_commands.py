@@ -41,8 +41,9 @@ class Command:
     """run: raises what the command raises, gives REFUSED where it would not do it again.
 
     is_torn: whether a file may be neither what it was nor what it is to be while the command is under way, because a
-    record beside it says how to go on. may_vanish: whether it may have no name for a moment. n_done: how much work was
-    done so far, of a kind that is not to be done twice. wasted: how much of it may be lost when a call fails.
+    record beside it says how to go on. may_vanish: whether all of it may have another name for a moment. n_done: how
+    much work was done so far, of a kind that is not to be done twice. wasted: how much of it may be lost when a call
+    fails.
     """
 
     name: str
@@ -229,7 +230,7 @@ LOCAL = (
     Command("verify", _unlisted, _verify),
     Command("edit-in-place", _with_room, _edit("Another name" * 400), is_torn=_has_redo),
     Command("edit-anew", _gguf, _edit("A name that needs much more room than there is in this header")),
-    Command("remove", _unlisted, _remove, may_vanish=True),
+    Command("remove", _unlisted, _remove),
 )
 
 
