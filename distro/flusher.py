@@ -39,9 +39,11 @@ class Flusher:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is not None:  # Ctrl-C above all, which is not to wait for a slow disk
+            return
         if self._thread is not None:
             self._thread.join()
-        if self._fault is not None and error is None:
+        if self._fault is not None:
             raise self._fault
 
     def _run(self) -> None:
