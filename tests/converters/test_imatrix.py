@@ -322,9 +322,7 @@ def test_a_recipe_without_one_keeps_its_digest() -> None:
     plain = Recipe("gguf", "q4_0")
     assert plain.canonical() == '{"mix":"q4_0","target":"gguf"}'
     assert plain.sha256 == "b5bda41c75836b9484ef32d811c183973ba7d39d286c702e3771d90f819f2e1f"
-    assert weighed("q4_0").canonical() == (
-        f'{{"imatrix":"{"5e" * 32}","mix":"q4_0","target":"gguf"}}'
-    )
+    assert weighed("q4_0").canonical() == (f'{{"imatrix":"{"5e" * 32}","mix":"q4_0","target":"gguf"}}')
 
 
 @pytest.mark.parametrize(("target", "mix"), [("gguf", "f16"), ("safetensors", "bf16")])
