@@ -232,6 +232,12 @@ def _again_after_a_kill(tool: Tool, work: Path, address: str, size: int) -> int:
     return _sent(address) - before - size
 
 
+def _speed(work: Path, name: str, file: File, sources: Sequence[str]) -> float:
+    """MB/s of a whole process that fetches from these."""
+    _fresh(work)
+    return (file.size or 0) / _run(_distro(work, name, file, sources)).wall_s / 1e6
+
+
 def _make(path: Path, size: int) -> File:
     """A file of random bytes, kept from one run to the next."""
     if not path.exists() or path.stat().st_size != size:
@@ -286,13 +292,14 @@ def measure(work: Path, file: File, rounds: int, delay_s: float) -> dict[str, ob
             for tool in _tools(work, file, f"{one}/rated", hub.url)
         }
         print("MB that came again after a kill at 90 %: " + ", ".join(f"{n} {b / 1e6:.1f}" for n, b in again.items()))
-        _fresh(work)
-        cost = _run(_distro(work, "two", file, [f"{one}/rated", f"{two}/rated"]))
-        together = size / cost.wall_s / 1e6
-        print(f"two sources of {RATE / 1e6:.0f} MB/s each: {together:.1f} MB/s, proven")
+        alone, together = (
+            _speed(work, name, file, [f"{address}/rated" for address in addresses])
+            for name, addresses in (("one", [one]), ("two", [one, two]))
+        )
+        print(f"a source of {RATE / 1e6:.0f} MB/s: {alone:.1f} MB/s, proven; two of them together: {together:.1f} MB/s")
     _fresh(work)
     sides = {name: vars(cost) for name, cost in medians.items()}
-    return {"size": size, "sides": sides, "again": again, "two_sources_mb_s": together}
+    return {"size": size, "sides": sides, "again": again, "mb_s": {"one source": alone, "two": together}}
 
 
 class _Announced(bytes):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import httpx2
 
 _SLOWEST = 1024  # bytes per second over a whole time-out: less is a stalled connection
-_FAST = 40e6  # bytes per second from which a body is read from the socket
+_FAST = 20e6  # bytes per second from which a body is read from the socket
 _FAST_AFTER = 4 * 2**20  # bytes, before which nobody knows
 _READ = 2**20
 
