@@ -41,7 +41,7 @@ def test_patterns_say_what_is_fetched_and_what_is_not(distro: Distro, tmp_path: 
     none = distro("fetch", "hf:owner/model", "--only", "*.json", "--except", "config.*")
     assert none.returncode == 66
     assert "no file matches *.json but not config.*" in none.stderr
-    wrong = distro("fetch", "hf:owner/model", "--as", "q8_0", "--except", "*.bin")
+    wrong = distro("fetch", "hf:owner/model", "--discard-source")
     assert wrong.returncode == 2
 
 
