@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A file from a server on loopback, until it is proven, by us and by everyone else who is installed, in turns.
 
-    scripts/bench_fetch [--size 1GB] [--rounds 3] [--work FOLDER] [--delay 0.03] [--json FILE]
+    scripts/bench_fetch [--size 1GB] [--rounds 3] [--work FOLDER] [--link 0.03,0.01] [--json FILE]
 
     distro    fetch, verification and fsync included
     curl      one connection, then sha256sum
@@ -29,7 +29,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.request import urlopen
@@ -40,6 +40,7 @@ from distro.manifest import Family, File, License, Model, Variant
 from distro.manifest_file import dump
 from distro.quantity import parse_bytes
 from tests.fakes.hub import Fault, serving
+from tests.fakes.link import End, link, why_not
 
 ROOT = Path(__file__).resolve().parent.parent
 NAME = "model.bin"
@@ -60,11 +61,12 @@ class Cost:
 
 @dataclass(frozen=True)
 class Tool:
-    """steps: commands one after the other; the environment they run in."""
+    """steps: commands one after the other; the environment they run in; enter: and what they begin with."""
 
     name: str
     steps: tuple[tuple[str, ...], ...]
     environment: dict[str, str] = field(default_factory=dict)
+    enter: tuple[str, ...] = ()
 
 
 # The server
@@ -73,11 +75,11 @@ class Tool:
 class _Server:
     """/file, as fast as it goes; /rated, RATE bytes per second in all; /sent, how many bytes of files were sent."""
 
-    def __init__(self, path: Path, delay_s: float) -> None:
-        self._file, self._size, self._delay_s = path.open("rb"), path.stat().st_size, delay_s
+    def __init__(self, path: Path, host: str) -> None:
+        self._file, self._size = path.open("rb"), path.stat().st_size
         self._lock = threading.Lock()
         self._sent, self._paid_at = 0, 0.0
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self._listener = socket.create_server((host, 0), backlog=64)
         self.port = self._listener.getsockname()[1]
 
     def run(self) -> None:
@@ -110,7 +112,6 @@ class _Server:
         if "file" not in path and "rated" not in path:
             connection.sendall(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n")
             return
-        time.sleep(self._delay_s)
         start, stop = 0, self._size
         head = b"HTTP/1.1 200 OK\r\n"
         if asked:
@@ -140,27 +141,58 @@ class _Server:
         time.sleep(max(0.0, until - time.monotonic()))
 
 
+class _Here:
+    """This machine as an end of a link, which has none."""
+
+    address = "127.0.0.1"
+    enter: tuple[str, ...] = ()
+
+    def inside(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+@dataclass(frozen=True)
+class _Ends:
+    """near: where the tools run. far: where the servers do."""
+
+    near: End | _Here = field(default_factory=_Here)
+    far: End | _Here = field(default_factory=_Here)
+
+    def sent(self, address: str) -> int:
+        """Bytes of files that a server has sent."""
+        with self.near.inside(), urlopen(f"{address}/sent") as answer:  # noqa: S310  our own server
+            return int(answer.read())
+
+
 @contextmanager
-def _running(path: Path, delay_s: float) -> Iterator[str]:
+def _running(path: Path, ends: _Ends) -> Iterator[str]:
     """The address of a server in a process of its own."""
-    command = [sys.executable, __file__, "--serve", str(path), "--delay", str(delay_s)]
+    command = [*ends.far.enter, sys.executable, __file__, "--serve", str(path), "--host", ends.far.address]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             port = int(next(iter(process.stdout or ())))
-            yield f"http://127.0.0.1:{port}"
+            yield f"http://{ends.far.address}:{port}"
         finally:
             process.kill()
 
 
-def _sent(address: str) -> int:
-    with urlopen(f"{address}/sent") as answer:  # noqa: S310  our own server
-        return int(answer.read())
+@contextmanager
+def _ends(between: str) -> Iterator[_Ends]:
+    """between: seconds there and back, and what is lost, as text; empty for nothing but this machine."""
+    if not between:
+        yield _Ends()
+        return
+    if why := why_not():
+        raise SystemExit(f"--link: {why}")
+    round_trip_s, loss = map(float, between.split(","))
+    with link(delay_s=round_trip_s / 2, loss=loss) as made:
+        yield _Ends(made.near, made.far)
 
 
 # The tools
 
 
-def _distro(work: Path, name: str, file: File, sources: Sequence[str]) -> Tool:
+def _distro(work: Path, name: str, file: File, sources: Sequence[str], ends: _Ends) -> Tool:
     folder = work / f"config-{name}"
     (folder / "manifests").mkdir(parents=True, exist_ok=True)
     variant = Variant("bin", "other", (file,))
@@ -171,32 +203,35 @@ def _distro(work: Path, name: str, file: File, sources: Sequence[str]) -> Tool:
                    "DISTRO_STATE": str(work / "out" / "state"), "HF_HOME": str(work / "out" / "hf"),
                    "PYTHONPATH": str(ROOT), "DISTRO_MIRRORS": " ".join(sources)}  # fmt: skip
     code = "from distro.cli import main; main()"
-    return Tool("distro", ((sys.executable, "-c", code, "--quiet", "fetch", "bench:bin"),), environment)
+    step = (sys.executable, "-c", code, "--quiet", "fetch", "bench:bin")
+    return Tool("distro", (step,), environment, ends.near.enter)
 
 
-def _tools(work: Path, file: File, url: str, hub: str) -> list[Tool]:
+def _tools(work: Path, file: File, url: str, hub: str, ends: _Ends) -> list[Tool]:
     """Those that are installed. url: of the file, hub: of the hub that has it as owner/model."""
+    enter = ends.near.enter
     out, sha256 = work / "out", str(file.sha256)
-    tools = [_distro(work, "one", file, [url])]
+    tools = [_distro(work, "one", file, [url], ends)]
     check = ("sh", "-c", f"test $(sha256sum {out}/{NAME} | cut -c1-64) = {sha256}")
     if curl := shutil.which("curl"):
-        tools.append(Tool("curl", ((curl, "-s", "-C", "-", "-o", f"{out}/{NAME}", url), check)))
+        tools.append(Tool("curl", ((curl, "-s", "-C", "-", "-o", f"{out}/{NAME}", url), check), enter=enter))
     if aria2 := shutil.which("aria2c"):
         options = ("-q", "-c", "-x8", "-s8", "-k1M", "--file-allocation=none", f"--checksum=sha-256={sha256}")
-        tools.append(Tool("aria2", ((aria2, *options, "-d", str(out), "-o", NAME, url),)))
+        tools.append(Tool("aria2", ((aria2, *options, "-d", str(out), "-o", NAME, url),), enter=enter))
     hf = shutil.which("hf", path=f"{BIN}:{os.environ.get('PATH', '')}")
     if hf and hub:
         environment = {"HF_ENDPOINT": hub, "HF_HOME": str(out / "hf"), "HF_HUB_DISABLE_XET": "1",
                        "HF_HUB_DISABLE_TELEMETRY": "1"}  # fmt: skip
-        tools.append(
-            Tool("hf", ((hf, "download", "-q", "owner/model", NAME, "--local-dir", str(out)), check), environment)
-        )
+        download = (hf, "download", "-q", "owner/model", NAME, "--local-dir", str(out))
+        tools.append(Tool("hf", (download, check), environment, enter))
     return tools
 
 
 def _begin(tool: Tool, step: Sequence[str]) -> subprocess.Popen[bytes]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "DISTRO_"))}
-    return subprocess.Popen(step, env=kept | tool.environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        [*tool.enter, *step], env=kept | tool.environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
 
 
 def _run(tool: Tool) -> Cost:
@@ -221,23 +256,32 @@ def _fresh(work: Path) -> None:
     os.sync()
 
 
-def _again_after_a_kill(tool: Tool, work: Path, address: str, size: int) -> int:
+def _again_after_a_kill(tool: Tool, work: Path, ends: _Ends, address: str, size: int) -> int:
     """Bytes that were sent more than the file has, in a run that is killed at 90 % and one that ends it."""
     _fresh(work)
-    before = _sent(address)
+    before = ends.sent(address)
     process = _begin(tool, tool.steps[0])
-    while _sent(address) - before < 0.9 * size and process.poll() is None:
+    while ends.sent(address) - before < 0.9 * size and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
     _run(tool)
-    return _sent(address) - before - size
+    return ends.sent(address) - before - size
 
 
-def _speed(work: Path, name: str, file: File, sources: Sequence[str]) -> float:
-    """MB/s of a whole process that fetches from these."""
+def _times(tools: Sequence[Tool], work: Path, rounds: int) -> dict[str, Cost]:
+    costs: dict[str, list[Cost]] = {tool.name: [] for tool in tools}
+    for _ in range(rounds):
+        for tool in tools:
+            _fresh(work)
+            costs[tool.name].append(_run(tool))
+    return {name: _median(each) for name, each in costs.items()}
+
+
+def _speed(tool: Tool, work: Path, size: int) -> float:
+    """MB/s of a whole process."""
     _fresh(work)
-    return (file.size or 0) / _run(_distro(work, name, file, sources)).wall_s / 1e6
+    return size / _run(tool).wall_s / 1e6
 
 
 def _make(path: Path, size: int) -> File:
@@ -255,47 +299,47 @@ def main() -> None:
     parser.add_argument("--size", default="1GB")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--work", type=Path, default=Path("bench-fetch"))
-    parser.add_argument("--delay", type=float, default=0.0)
+    parser.add_argument("--link", default="", help="0.03,0.01: seconds there and back, part of packets lost")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--host", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
-        server = _Server(arguments.serve, arguments.delay)
+        server = _Server(arguments.serve, arguments.host)
         print(server.port, flush=True)
         server.run()
     work = arguments.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
     file = _make(work / "served", parse_bytes(arguments.size))
-    report = measure(work, file, arguments.rounds, arguments.delay)
+    with _ends(arguments.link) as ends:
+        report = measure(work, file, arguments.rounds, ends)
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=2) + "\n")
 
 
-def measure(work: Path, file: File, rounds: int, delay_s: float) -> dict[str, object]:
-    size = file.size or 0
-    with serving() as hub, _running(work / "served", delay_s) as one, _running(work / "served", delay_s) as two:
+def measure(work: Path, file: File, rounds: int, ends: _Ends) -> dict[str, object]:
+    size, served = file.size or 0, work / "served"
+    with ExitStack() as stack:
+        with ends.far.inside():
+            hub = stack.enter_context(serving(host=ends.far.address))
+        one, two = (stack.enter_context(_running(served, ends)) for _ in range(2))
         hub.add("owner/model", {NAME: _Announced(size, str(file.sha256))})
         hub.faults = [Fault(redirect=f"{one}/file")]
-        tools = _tools(work, file, f"{one}/file", hub.url)
+        tools = _tools(work, file, f"{one}/file", hub.url, ends)
         for name in {"curl", "aria2", "hf"} - {tool.name for tool in tools}:
             print(f"{name}: not installed")
-        costs: dict[str, list[Cost]] = {tool.name: [] for tool in tools}
-        for _ in range(rounds):
-            for tool in tools:
-                _fresh(work)
-                costs[tool.name].append(_run(tool))
+        medians = _times(tools, work, rounds)
         print(f"{size / 1e9:.2f} GB, proven; median of {rounds}   wall s  and on disk  cpu s  peak MB")
-        medians = {name: _median(each) for name, each in costs.items()}
         for name, cost in medians.items():
             print(f"{name:34}{cost.wall_s:8.2f}{cost.on_disk_s:13.2f}{cost.cpu_s:7.2f}{cost.peak / 1e6:9.0f}")
         hub.faults = [Fault(redirect=f"{one}/rated")]
         again = {
-            tool.name: _again_after_a_kill(tool, work, one, size)
-            for tool in _tools(work, file, f"{one}/rated", hub.url)
+            tool.name: _again_after_a_kill(tool, work, ends, one, size)
+            for tool in _tools(work, file, f"{one}/rated", hub.url, ends)
         }
         print("MB that came again after a kill at 90 %: " + ", ".join(f"{n} {b / 1e6:.1f}" for n, b in again.items()))
         alone, together = (
-            _speed(work, name, file, [f"{address}/rated" for address in addresses])
+            _speed(_distro(work, name, file, [f"{address}/rated" for address in addresses], ends), work, size)
             for name, addresses in (("one", [one]), ("two", [one, two]))
         )
         print(f"a source of {RATE / 1e6:.0f} MB/s: {alone:.1f} MB/s, proven; two of them together: {together:.1f} MB/s")

@@ -143,7 +143,7 @@ class Request:
 class FakeHub:
     """repos and plain files that are served; requests that came."""
 
-    def __init__(self, tls: ssl.SSLContext | None = None, port: int = 0) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None, port: int = 0, host: str = "127.0.0.1") -> None:
         self.repos: dict[str, Repo] = {}
         self.plain: dict[str, bytes | LargeFile] = {}
         self.faults: list[Fault] = []
@@ -160,12 +160,12 @@ class FakeHub:
         self._uses: dict[int, int] = {}
         self.on_sent: Callable[[int], None] = lambda n_bytes: None  # after each piece, with the total of a transfer
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), _handler(self))
+        self._server = ThreadingHTTPServer((host, port), _handler(self))
         self._server.daemon_threads = True
         if tls is not None:
             self._server.socket = tls.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
         scheme = "http" if tls is None else "https"
-        self.url = f"{scheme}://127.0.0.1:{self._server.server_address[1]}"
+        self.url = f"{scheme}://{host}:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
 
     def add(self, name: str, files: dict[str, bytes | LargeFile], **options: Any) -> Repo:
@@ -235,8 +235,8 @@ class FakeHub:
 
 
 @contextmanager
-def serving(tls: ssl.SSLContext | None = None) -> Iterator[FakeHub]:
-    hub = FakeHub(tls)
+def serving(tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> Iterator[FakeHub]:
+    hub = FakeHub(tls, host=host)
     hub.start()
     try:
         yield hub
