@@ -50,8 +50,7 @@ def edit(
     """
     if output is None:
         _refuse_place(path)
-    if not path.is_symlink():
-        redo.finish(path)
+    _finish(path)
     with InputFile(path) as file, _alone(file):
         header = read_header(file)
         edited = gguf_edit.changed(header, changes, type_name, force=force)
@@ -62,6 +61,24 @@ def edit(
         if output is None and head is not None and path.stat().st_nlink == 1:
             return Edited(path, True, redo.overwrite(path, file.read(0, header.data_offset, "header"), head))
         return _rewritten(store, file, edited, changes, output or path, replaces=output is None, progress=progress)
+
+
+def finish(path: Path) -> bool:
+    """Complete an edit in place that was cut short, if there was one; gives whether there was.
+
+    Raises as `edit` does, MalformedError for a file that is no GGUF file, or whose record is lost.
+    """
+    was_left = _finish(path)
+    with InputFile(path) as file:
+        read_header(file, allow_trailing=True)
+    return was_left
+
+
+def _finish(path: Path) -> bool:
+    if path.is_symlink():  # what it leads to may be others', and is edited under its own name
+        return False
+    with InputFile(path) as file, _alone(file):
+        return redo.finish(path)
 
 
 def _refuse_place(path: Path) -> None:

@@ -20,6 +20,7 @@ from functools import cached_property
 
 from converters.dtypes import BY_GGML_ID, IK_LLAMA_IDS, INTERNAL_GGML_IDS, REMOVED_GGML_IDS, DType
 from converters.errors import MalformedError, UnsupportedError, shown
+from converters.formats import signatures
 from converters.formats.gguf_dialect import VERSIONS, Dialect, dialect_of
 from converters.formats.gguf_values import Cursor, Value, ValueType, exact, packed_string, packed_value
 from converters.input_file import InputFile
@@ -126,7 +127,8 @@ def _read_fixed_part(file: InputFile) -> tuple[Dialect, int, int]:
     if len(start) < 8:
         raise _too_short(file, Dialect(1).fixed.size)
     if start[:4] != MAGIC:
-        raise MalformedError(file.path, "header", offset=0, found=start[:4], allowed=repr(MAGIC))
+        found = signatures.describe(file.read(0, min(signatures.LENGTH, file.size), "header"))
+        raise MalformedError(file.path, "header", offset=0, found=found, allowed=repr(MAGIC))
     dialect = dialect_of(start[4:])
     fixed = (dialect or _THIS).fixed
     if file.size < fixed.size:

@@ -7,11 +7,16 @@ from enum import Enum
 
 LENGTH = 512  # bytes that `of` needs to see
 
+# What stands in place of a GGUF file's first bytes while its keys are changed in place, so that nobody reads half of
+# the old ones and half of the new.
+HALF_EDITED = b"half-edited GGUF"
+
 
 class Signature(Enum):
     """The value is how people call it."""
 
     GGUF = "a GGUF file"
+    HALF_EDITED = "a GGUF file whose edit was cut short; `distro gguf finish` completes it"
     GGML = "a GGML file from before GGUF"
     SAFETENSORS = "a safetensors file"
     ZIP = "a zip archive"
@@ -34,6 +39,7 @@ COMPRESSED = frozenset({Signature.GZIP, Signature.BZIP2, Signature.XZ, Signature
 
 _AT_THE_START = {
     b"GGUF": Signature.GGUF, b"FUGG": Signature.GGUF,
+    HALF_EDITED: Signature.HALF_EDITED,
     b"lmgg": Signature.GGML, b"fmgg": Signature.GGML, b"tjgg": Signature.GGML, b"algg": Signature.GGML,
     b"nsgg": Signature.GGML, b"ggml": Signature.GGML, b"ggmf": Signature.GGML, b"ggjt": Signature.GGML,
     b"ggla": Signature.GGML, b"ggsn": Signature.GGML, b"GGML": Signature.GGML,

@@ -59,6 +59,16 @@ def unset_keys(
     _edit(context, file, dict.fromkeys(keys), None, output, force=force, as_json=as_json)
 
 
+@app.command("finish")
+def finish_edit(file: _File) -> None:
+    """Complete an edit that was cut short, by a power loss or a full disk; any other edit does so first too."""
+    from distro.edit import finish
+
+    was_left = finish(file)
+    console.say("completed" if was_left else "nothing was left to do")
+    console.result(str(file))
+
+
 @app.command("split")
 def split_file(
     context: typer.Context,

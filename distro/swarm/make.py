@@ -23,7 +23,10 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from converters.errors import ChangedError, shown
+from converters.errors import ChangedError, MalformedError, shown
+from converters.formats import signatures
+from converters.formats.signatures import Signature
+from converters.input_file import InputFile
 from distro.errors import MalformedManifestError, NotFoundError, StorageError, UsageError
 from distro.paths import safe_relpath
 from distro.progress import Progress, Silent
@@ -51,12 +54,15 @@ def make(
     only: relative paths of the folder's files that count, by default all `model_files`.
     piece_length: bytes, a power of two from 32 KiB to 16 MiB; by default `piece_length_for` the total size.
     Raises NotFoundError where there is nothing to share, UsageError for a piece length that is not allowed,
-    MalformedManifestError for a name that other machines could not store, ChangedError if a file changed meanwhile.
+    MalformedManifestError for a name that other machines could not store, MalformedError for a file whose edit was cut
+    short, ChangedError if a file changed meanwhile.
     """
     require_libtorrent()
     import libtorrent as lt
 
     files = model_files(path, only)
+    for file in files.values():
+        _check_whole(file)
     before = {name: _stamp(file) for name, file in files.items()}
     total = sum(size for size, _ in before.values())
     if not total:
@@ -120,6 +126,15 @@ def _belongs(file: Path, folder: Path, root: Path) -> bool:
 
 def _torrent_order(name: str) -> list[bytes]:
     return [part.encode(errors="surrogateescape") for part in name.split("/")]
+
+
+def _check_whole(file: Path) -> None:
+    """Raise MalformedError for a GGUF file in which the old and the new header are mixed (`distro.redo`)."""
+    with InputFile(file) as opened:
+        head = opened.read(0, min(signatures.LENGTH, opened.size), "file")
+    if signatures.of(head) is Signature.HALF_EDITED:
+        found = Signature.HALF_EDITED.value
+        raise MalformedError(file, "file", offset=0, found=found, allowed="files that may be passed on")
 
 
 def _allowed(piece_length: int) -> int:

@@ -283,7 +283,7 @@ def test_bad_header(tmp_path: Path, data: Gguf | bytes, field: str) -> None:
     ("data", "said"),
     [
         (SMALL.build()[:8], "found the file's end after 8 bytes"),
-        (replace(SMALL, magic=b"tjgg").build(), "header at 0: found b'tjgg', allowed b'GGUF'"),
+        (replace(SMALL, magic=b"tjgg").build(), "header at 0: found a GGML file from before GGUF, allowed b'GGUF'"),
         (
             replace(SMALL, version=4).build(),
             "version at 4: found version 4, allowed version 1, 2, 3, of either byte order",

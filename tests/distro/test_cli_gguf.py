@@ -50,6 +50,16 @@ def test_set_and_unset(model: Path) -> None:
     assert fields["general.tags"].contents() == ["a", "b=c"] and "general.license" not in fields
 
 
+def test_finish(model: Path) -> None:
+    answer = distro(model.parent, "finish", "model.gguf")
+    assert (answer.returncode, answer.stdout, answer.stderr) == (0, "model.gguf\n", "nothing was left to do\n")
+    model.write_bytes(b"half-edited GGUF" + GOOD[16:])
+    answer = distro(model.parent, "finish", "model.gguf")
+    cut_short = "a GGUF file whose edit was cut short; `distro gguf finish` completes it"
+    assert (answer.returncode, answer.stdout) == (65, "")
+    assert answer.stderr == f"error: model.gguf: header at 0: found {cut_short}, allowed b'GGUF'\n"
+
+
 def test_split_and_merge(model: Path) -> None:
     folder = model.parent
     answer = distro(folder, "split", "model.gguf", "--tensors", "5", "-o", "shards")

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import gguf
 import pytest
 
 from converters.errors import MalformedError, MissingError, RefusedError
@@ -16,10 +17,14 @@ from converters.formats.gguf_header import read_header
 from converters.input_file import InputFile
 from distro import edit as editing
 from distro import redo
+from distro.config import Settings
 from distro.edit import Edited
-from distro.errors import CannotCreateError, StorageError, UsageError
+from distro.errors import CannotCreateError, NotFoundError, StorageError, UsageError
+from distro.identify import look_up
+from distro.inspection import inspect
 from distro.progress import Silent
 from distro.store import Store
+from distro.swarm.make import make
 from tests.fakes import gguf_bytes
 from tests.fakes.gguf_bytes import string
 from tests.fakes.gguf_forms import FORMS, V3, Form, name_of
@@ -197,7 +202,10 @@ def test_file_without_tensors_is_edited(tmp_path: Path) -> None:
     assert path.read_bytes() == gguf_bytes.Gguf((string("general.name", "w" * 100),)).build()
 
 
-def test_what_a_crash_left_is_finished_first(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def half_edited(model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model whose edit died when it had marked the file; general.name was to become TINY."""
+
     def crash(descriptor: int, runs: object) -> None:
         raise KeyboardInterrupt
 
@@ -205,17 +213,66 @@ def test_what_a_crash_left_is_finished_first(model: Path, monkeypatch: pytest.Mo
         patch.setattr(redo, "_carry_out", crash)
         with pytest.raises(KeyboardInterrupt):
             edit(model, {"general.name": "TINY"})
-    assert redo.record_of(model).exists() and model.read_bytes() == GOOD
-    edit(model, {"llama.context_length": "128"})
-    assert metadata(model)["general.name"] == "TINY" and metadata(model)["llama.context_length"] == 128
-    assert not redo.record_of(model).exists()
+    assert redo.record_of(model).exists()
+    return model
+
+
+def test_half_edited_file_is_no_model_to_anybody(half_edited: Path) -> None:
+    words = "a GGUF file whose edit was cut short; `distro gguf finish` completes it"
+    for path in (half_edited, half_edited.parent):
+        with pytest.raises(MalformedError, match=words):
+            open_checkpoint(path)
+    with pytest.raises(MalformedError, match=words):
+        inspect(half_edited, name="x")
+    with pytest.raises(MalformedError, match=words):
+        make(half_edited.parent)
+    with pytest.raises(NotFoundError, match="nothing can be proven"):
+        look_up(
+            Settings(half_edited.parent / "home", half_edited.parent / "config"),
+            half_edited,
+            full=True,
+            progress=Silent(),
+        )
+    with pytest.raises(ValueError, match="magic invalid"):
+        gguf.GGUFReader(half_edited)
+
+
+def test_what_a_crash_left_is_finished_first(half_edited: Path) -> None:
+    edit(half_edited, {"llama.context_length": "128"})
+    assert metadata(half_edited)["general.name"] == "TINY" and metadata(half_edited)["llama.context_length"] == 128
+    assert not redo.record_of(half_edited).exists()
+
+
+def test_finish(half_edited: Path) -> None:
+    assert editing.finish(half_edited)
+    assert metadata(half_edited)["general.name"] == "TINY"
+    assert not editing.finish(half_edited)
+    assert [each.name for each in half_edited.parent.iterdir()] == ["model.gguf"]
+
+
+def test_without_its_record_nothing_can_be_finished(half_edited: Path) -> None:
+    redo.record_of(half_edited).unlink()
+    before = half_edited.read_bytes()
+    for complete in (editing.finish, lambda path: edit(path, {"general.name": "TINY"})):
+        with pytest.raises(MalformedError, match="cut short"):
+            complete(half_edited)
+    assert half_edited.read_bytes() == before
+
+
+def test_link_is_not_finished(half_edited: Path) -> None:
+    link = half_edited.with_name("link.gguf")
+    link.symlink_to(half_edited)
+    with pytest.raises(MalformedError, match="cut short"):
+        editing.finish(link)
+    assert redo.record_of(half_edited).exists()
 
 
 def test_two_at_a_time(model: Path) -> None:
     with model.open("rb") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(StorageError, match="edited by another process"):
-            edit(model, {"general.name": "TINY"})
+        for change in (editing.finish, lambda path: edit(path, {"general.name": "TINY"})):
+            with pytest.raises(StorageError, match="edited by another process"):
+                change(model)
     assert edit(model, {"general.name": "TINY"}).in_place
 
 

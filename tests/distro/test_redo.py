@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -66,6 +68,8 @@ def test_any_moment_of_a_crash_leaves_old_or_new(tmp_path: Path) -> None:
                 crashed = True
             else:
                 crashed = False
+        found = path.read_bytes()
+        assert found in (OLD + b"weights", NEW + b"weights") or found.startswith(redo.MARK)
         redo.finish(path)
         assert path.read_bytes() in (OLD + b"weights", NEW + b"weights")
         assert not redo.record_of(path).exists()
@@ -74,26 +78,50 @@ def test_any_moment_of_a_crash_leaves_old_or_new(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("torn", [0, 1, 60, 4096, 9000, 3 * 4096])
-def test_torn_bytes_are_finished(torn: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("marked", [1, 15, 16])
+def test_torn_bytes_are_finished(torn: int, marked: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written(tmp_path)
     left_behind(path, monkeypatch)
-    path.write_bytes(NEW[:torn] + OLD[torn:] + b"weights")
+    behind = NEW[:torn] + OLD[torn:]
+    path.write_bytes(redo.MARK[:marked] + behind[marked:] + b"weights")
     assert redo.finish(path)
     assert path.read_bytes() == NEW + b"weights"
     assert not redo.record_of(path).exists()
 
 
+@pytest.mark.parametrize("begin", [OLD, NEW], ids=["as it was", "as it is to be"])
+def test_whole_file_stays_as_it_is(begin: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path)
+    left_behind(path, monkeypatch)
+    path.write_bytes(begin + b"weights")
+    assert not redo.finish(path)
+    assert path.read_bytes() == begin + b"weights" and not redo.record_of(path).exists()
+
+
+def test_copy_is_finished_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Moved with its record, or restored from a backup: the mark says that the record is its own."""
+    path = written(tmp_path)
+    left_behind(path, monkeypatch)
+    copy = tmp_path / "copy" / "model.gguf"
+    copy.parent.mkdir()
+    copy.write_bytes(path.read_bytes())
+    redo.record_of(path).rename(redo.record_of(copy))
+    assert redo.finish(copy)
+    assert copy.read_bytes() == NEW + b"weights"
+
+
 def left_behind(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A record of a process that died before it had written anything."""
+    """What a process leaves that dies when it has written the mark."""
     with monkeypatch.context() as patch:
-        crashing(patch, 4)  # write, fsync, rename or replace, fsync of the folder
+        crashing(patch, 6)  # record: write, fsync, replace, fsync of the folder; mark: write, fsync
         with pytest.raises(Crash):
             redo.overwrite(path, OLD, NEW)
     assert redo.record_of(path).exists()
+    assert path.read_bytes() == redo.MARK + OLD[16:] + b"weights"
 
 
 def other_bytes(path: Path) -> None:
-    path.write_bytes(b"Z" + path.read_bytes()[1:])
+    path.write_bytes(redo.MARK + b"Z" + path.read_bytes()[17:])
 
 
 def other_length(path: Path) -> None:
@@ -101,9 +129,7 @@ def other_length(path: Path) -> None:
 
 
 def other_file(path: Path) -> None:
-    data = path.read_bytes()
-    path.rename(path.with_name("kept"))  # so that nothing new can have its inode
-    path.write_bytes(data)
+    path.write_bytes(bytes(path.stat().st_size))
 
 
 def torn_record(path: Path) -> None:
@@ -122,16 +148,42 @@ def empty_record(path: Path) -> None:
     redo.record_of(path).write_bytes(b"")
 
 
+def of_rest(rest: bytes) -> Callable[[Path], None]:
+    """A record that somebody made up, with a digest that is right."""
+
+    def change(path: Path) -> None:
+        size = path.stat().st_size.to_bytes(8, "little")
+        redo.record_of(path).write_bytes(hashlib.sha256(size + rest).digest() + size + rest)
+
+    return change
+
+
+def numbers(*values: int) -> bytes:
+    return b"".join(value.to_bytes(8, "little") for value in values)
+
+
+MADE_UP = [
+    of_rest(b""),
+    of_rest(numbers(0)),
+    of_rest(numbers(2**64 - 1)),
+    of_rest(numbers(1, 2**64 - 1, 1) + b"ab"),
+    of_rest(numbers(1, 0, 15) + bytes(30)),
+    of_rest(numbers(1, 1, 16) + bytes(32)),
+    of_rest(numbers(1, 0, 16) + bytes(31)),
+    of_rest(numbers(2, 0, 16, 100, 1) + bytes(33)),
+]
+
+
 @pytest.mark.parametrize(
-    "change", [other_bytes, other_length, other_file, torn_record, flipped_record, empty_record],
+    "change",
+    [other_bytes, other_length, other_file, torn_record, flipped_record, empty_record, *MADE_UP],
     ids=lambda change: change.__name__,
 )  # fmt: skip
 def test_record_of_something_else_is_thrown_away(
-    change: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    change: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = written(tmp_path)
     left_behind(path, monkeypatch)
-    assert callable(change)
     change(path)
     expected = path.read_bytes()
     assert not redo.finish(path)

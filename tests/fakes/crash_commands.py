@@ -7,7 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -15,10 +15,11 @@ from unittest.mock import patch
 from converters import convert
 from converters import plan as planning
 from converters.recipe import Recipe
-from distro import edit, fetch, piece_hashes, redo, repair, verification
+from distro import edit, fetch, fetch_as, piece_hashes, redo, repair, verification
 from distro.config import Settings
 from distro.errors import CannotCreateError
 from distro.lane import MOST_CONNECTIONS
+from distro.lookup import wanted
 from distro.manifest import Family, File, License, Model, Variant
 from distro.manifest_file import dump
 from distro.partial import Partial
@@ -53,6 +54,7 @@ class Command:
     may_vanish: bool = False
     n_done: Callable[[], int] = lambda: 0
     wasted: int = 0
+    discards: bool = False
 
 
 def settings_of(base: Path) -> Settings:
@@ -147,6 +149,10 @@ def _shards(recipe: str) -> Recipe:
     return Recipe("safetensors", recipe, max_shard_bytes=60_000)
 
 
+def _split() -> Recipe:
+    return Recipe("gguf", "q8_0", max_shard_bytes=60_000)
+
+
 def _damaged(base: Path) -> None:
     _given(base)
     store, entries, lists = Store(base / "root" / "home"), {}, []
@@ -169,8 +175,11 @@ def _damaged(base: Path) -> None:
 def _repair(base: Path) -> None:
     settings = settings_of(base)
     subject = verification.in_store(settings, parse_reference("m:v"))
+    _mend(settings, subject, repair.Helpers(folder=base / "given"))
+
+
+def _mend(settings: Settings, subject: verification.Subject, helpers: repair.Helpers) -> None:
     findings = verification.verify(settings, subject, full=False, progress=Silent())
-    helpers = repair.Helpers(folder=base / "given")
     outcome = repair.repair(settings, subject, findings, helpers, progress=Silent())
     if outcome.failure is not None:
         raise outcome.failure
@@ -213,8 +222,9 @@ def _remove(base: Path) -> None:
     store.remove(model.name, variant.name, variant.files, variant.sources)
 
 
-def _has_redo(path: Path) -> bool:
-    return redo.record_of(path).exists()
+def _is_marked(path: Path) -> bool:
+    """Whether nobody takes it for a whole file; the mark may be torn itself."""
+    return redo.record_of(path).exists() and not path.read_bytes().startswith(b"GGUF\3\0\0\0")
 
 
 LOCAL = (
@@ -224,18 +234,28 @@ LOCAL = (
     Command("convert-store", _source, _convert_in_store, n_done=_n_blocks, wasted=1),
     Command("convert-file", _source, _convert(Recipe("gguf", "q8_0"), "x.gguf"), n_done=_n_blocks, wasted=1),
     Command("convert-folder", _source, _convert(_shards("f16"), "x"), n_done=_n_blocks, wasted=1),
+    Command("convert-split", _source, _convert(_split(), "x.gguf"), n_done=_n_blocks, wasted=1),
     Command("replace-file", _older("x.gguf"), _convert(Recipe("gguf", "q8_0"), "x.gguf", replace=True)),
     Command("replace-folder", _older("x"), _convert(_shards("f16"), "x", replace=True), may_vanish=True),
     Command("repair", _damaged, _repair),
     Command("verify", _unlisted, _verify),
-    Command("edit-in-place", _with_room, _edit("Another name" * 400), is_torn=_has_redo),
+    Command("edit-in-place", _with_room, _edit("Another name" * 400), is_torn=_is_marked),
     Command("edit-anew", _gguf, _edit("A name that needs much more room than there is in this header")),
     Command("remove", _unlisted, _remove),
 )
 
 
-def from_hub(hub: FakeHub) -> Command:
-    """A fetch over HTTP; weights in pieces, on several connections."""
+def from_hub(hub: FakeHub, other: FakeHub) -> tuple[Command, ...]:
+    """What brings bytes over HTTP; weights in pieces, on several connections."""
+    return (
+        _fetch_http(hub),
+        _fetch_many(hub, other),
+        *(_fetch_as(hub, discards=each) for each in (False, True)),
+        _repair_http(hub),
+    )
+
+
+def _fetch_http(hub: FakeHub) -> Command:
 
     def prepare(base: Path) -> None:
         _empty(base)
@@ -245,6 +265,59 @@ def from_hub(hub: FakeHub) -> Command:
         fetch.fetch(settings_of(base), *_variant(f"{hub.url}/plain/"), progress=Silent())
 
     return Command("fetch-http", prepare, run, n_done=lambda: _done["bytes"], wasted=MOST_CONNECTIONS * PIECE)
+
+
+def _fetch_many(hub: FakeHub, other: FakeHub) -> Command:
+    """Several files, of two sources together."""
+    contents = {CONFIG: SMALL, SHARD: WEIGHTS, "weights/second.safetensors": WEIGHTS[: 3 * PIECE : -1], "empty": b""}
+    files = tuple(File(path, len(content), sha256=_sha256(content)) for path, content in contents.items())
+
+    def prepare(base: Path) -> None:
+        _empty(base)
+        hub.plain, other.plain = dict(contents), dict(contents)
+
+    def run(base: Path) -> None:
+        variant = Variant("v", "safetensors", files, (f"{hub.url}/plain/", f"{other.url}/plain/"))
+        fetch.fetch(settings_of(base), Model("m", 1, "llama", "v", (variant,)), variant, progress=Silent())
+
+    wasted = 2 * MOST_CONNECTIONS * PIECE
+    return Command("fetch-many", prepare, run, n_done=lambda: _done["bytes"], wasted=wasted)
+
+
+def _fetch_as(hub: FakeHub, *, discards: bool) -> Command:
+    """Converted while it arrives."""
+
+    def prepare(base: Path) -> None:
+        _empty(base)
+        shards = base / "given" / "shards"
+        tiny_llama.write(base / "given" / "whole")
+        recipe = Recipe("safetensors", "bf16", max_shard_bytes=20_000)
+        derived.into_path(Store(base / "given" / "home"), base / "given" / "whole", recipe, shards)
+        hub.add("owner/tiny", {path.name: path.read_bytes() for path in shards.iterdir()})
+
+    def run(base: Path) -> None:
+        settings = replace(settings_of(base), hub_endpoint=hub.url)
+        resolved = wanted(settings, "hf:owner/tiny")
+        fetch_as.fetch_as(settings, resolved, "q8_0", threads=1, discard_source=discards, progress=Silent())
+
+    name = "fetch-as-discard" if discards else "fetch-as"
+    return Command(name, prepare, run, n_done=_n_blocks, wasted=1, discards=discards)
+
+
+def _repair_http(hub: FakeHub) -> Command:
+    """The bad pieces over HTTP, of one file in the middle and of one all of it."""
+
+    def prepare(base: Path) -> None:
+        _damaged(base)
+        hub.plain = {CONFIG: SMALL, SHARD: WEIGHTS}
+
+    def run(base: Path) -> None:
+        settings = settings_of(base)
+        subject = verification.in_store(settings, parse_reference("m:v"))
+        subject = replace(subject, variant=replace(_variant()[1], sources=(f"{hub.url}/plain/",)))
+        _mend(settings, subject, repair.Helpers())
+
+    return Command("repair-http", prepare, run)
 
 
 @contextmanager
@@ -267,5 +340,5 @@ def commands() -> Iterator[dict[str, Command]]:
             (Partial, "write_at", write_at),
         ):  # fmt: skip
             stack.enter_context(patch.object(place, name, value))
-        hub = stack.enter_context(serving())
-        yield {command.name: command for command in (*LOCAL, from_hub(hub))}
+        hubs = [stack.enter_context(serving()) for _ in range(2)]
+        yield {command.name: command for command in (*LOCAL, *from_hub(*hubs))}
