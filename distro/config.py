@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -34,6 +34,9 @@ class Settings:
     hub_endpoint: str = "https://huggingface.co"
     hub_token: str | None = None  # None: huggingface_hub looks where its users put theirs
     hub_cache: Path | None = None  # files that other tools already hold
+    tool_folders: tuple[
+        tuple[str, Path], ...
+    ] = ()  # the same of Ollama, LM Studio, llama.cpp (distro/sources/caches.py)
     offline: bool = False  # no network at all
     timeout_s: float = 30.0  # of silence on a connection
     retries: int = 5  # without progress, per file and source
@@ -64,12 +67,23 @@ def load(environment: Mapping[str, str] | None = None, **flags: object) -> Setti
         home=Path(platformdirs.user_data_dir("weights-distro", appauthor=False)),
         config_folder=config_folder,
         hub_cache=hf_home / "hub",
+        tool_folders=tuple(_tool_folders(env)),
         state_folder=Path(platformdirs.user_state_dir("weights-distro", appauthor=False)),
     )
     settings = replace(settings, **_from_file(config_folder / "config.toml"))  # type: ignore[arg-type]
     settings = replace(settings, **_from_environment(env))  # type: ignore[arg-type]
     given = {name: value for name, value in flags.items() if value is not None}
     return replace(settings, **given)  # type: ignore[arg-type]
+
+
+def _tool_folders(env: Mapping[str, str]) -> Iterator[tuple[str, Path]]:
+    """Where other tools keep models unless they were told otherwise; and where Ollama's service does on Linux."""
+    home = Path.home()
+    yield "Ollama", Path(env.get("OLLAMA_MODELS") or home / ".ollama" / "models")
+    yield "Ollama", Path("/usr/share/ollama/.ollama/models")
+    yield "LM Studio", home / ".lmstudio" / "models"
+    yield "LM Studio", home / ".cache" / "lm-studio" / "models"
+    yield "llama.cpp", Path(env.get("LLAMA_CACHE") or platformdirs.user_cache_dir("llama.cpp", appauthor=False))
 
 
 def _from_environment(env: Mapping[str, str]) -> dict[str, object]:

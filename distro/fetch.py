@@ -36,7 +36,7 @@ from distro.piece_proof import proof_of
 from distro.progress import MeteredBar, Progress
 from distro.receipt import Entry, Receipt, now
 from distro.sources.base import Source
-from distro.sources.local import HubCacheSource
+from distro.sources.local import CacheSource
 from distro.store import Store
 from distro.verify import Status, Verdict, check
 from distro.ways import Ways
@@ -242,9 +242,7 @@ class _Fetch:
             except (SourceError, WrongBytesError) as error:
                 failures.append(error)
                 ways.leave(source, error)
-                if not (
-                    isinstance(error, NotThereError) and isinstance(source, HubCacheSource)
-                ):  # it may lack anything
+                if not (isinstance(error, NotThereError) and isinstance(source, CacheSource)):  # it may lack anything
                     self.progress.say(f"{error}; leaving this source for {file.path}")
                 if isinstance(error, WrongBytesError):
                     self.progress.say(f"{file.path}: the wrong bytes are kept for a look, until `distro gc`")

@@ -6,7 +6,7 @@ size is believed here, and proven when it is fetched. The size of a conversion c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +18,16 @@ from distro.config import Settings
 from distro.errors import MalformedManifestError
 from distro.manifest import File, Model, Variant
 from distro.mirrors import mirrors_of
+from distro.sources.caches import caches_of
 from distro.store import Store
 from distro.verify import strongest
 
 if TYPE_CHECKING:
     from converters.plan import Plan
     from distro.receipt import Entry
+
+
+_Place = tuple[str, Callable[[File], Iterable[Path]]]  # what it is called, and where it would have a file
 
 
 @dataclass(frozen=True)
@@ -121,7 +125,7 @@ def _look(
     entry: Entry | None,
     place: Path,
     target: Path | None,
-    near: list[tuple[str, Path]],
+    near: list[_Place],
 ) -> Look:
     proof = strongest(file)
     kind = proof[0] if proof else None
@@ -131,8 +135,8 @@ def _look(
         return Look(file, kind, "here" if is_received else "unproven", arrived=length)
     occupied = store.occupied(model.name, variant.name, file, beside=target)
     to_write = None if file.size is None else max(0, file.size - occupied)
-    for name, path in near:
-        for candidate in _candidates(path, file):
+    for name, candidates in near:
+        for candidate in candidates(file):
             if disk.length(candidate.resolve()) == file.size:
                 return Look(file, kind, "near", name, to_write=to_write)
     arrived = store.received(model.name, variant.name, file, beside=target)
@@ -140,23 +144,17 @@ def _look(
     return Look(file, kind, "partial" if arrived else "missing", None, arrived, to_fetch, to_write)
 
 
-def _candidates(path: Path, file: File) -> Iterator[Path]:
-    """Where a folder, or a cache of the hub, would have a file."""
-    yield path / file.path
-    for digest in (file.sha256, file.git_sha1):
-        yield from path.glob(f"models--*/blobs/{digest}") if digest else ()
-
-
 def _near(
     settings: Settings, store: Store, model: Model, variant: Variant, target: Path | None, folder: Path | None
-) -> Iterator[tuple[str, Path]]:
+) -> Iterator[_Place]:
     """Places on this machine that may have it, in the order in which `fetch` asks them."""
     if folder is not None:
-        yield f"folder {folder}", folder
+        yield f"folder {folder}", lambda file: [folder / file.path]
     if target is not None:
-        yield "our store", store.folder(model.name, variant.name)
-    if settings.hub_cache is not None:
-        yield "hub cache", settings.hub_cache
+        ours = store.folder(model.name, variant.name)
+        yield "our store", lambda file: [ours / file.path]
+    for cache in caches_of(settings):
+        yield cache.tool, cache.candidates
 
 
 def _received(store: Store, model: Model, variant: Variant) -> dict[str, Entry]:

@@ -33,6 +33,7 @@ from distro.prove import Proof, prove
 from distro.ranges import Ranges
 from distro.receipt import Receipt
 from distro.sources import open_source
+from distro.sources.caches import caches_of
 from distro.store import Store
 from distro.verification import Finding, Subject, keep
 from distro.verify import Status, strongest
@@ -206,8 +207,8 @@ class _Repair:
         yield from self._broken
         paths = [folder / name for folder, name in self._copies(file)]
         paths += [self._helpers.folder / file.path] if self._helpers.folder else []
-        if file.sha256 is not None and self._settings.hub_cache is not None:
-            paths += sorted(self._settings.hub_cache.glob(f"models--*/blobs/{file.sha256}"))
+        for cache in caches_of(self._settings):
+            paths += cache.candidates(file)
         for path in paths[:_MOST_COPIES]:
             if (stream := self._opened(path)) is not None:
                 yield stream

@@ -1,6 +1,6 @@
 """Whom a fetch may ask, in order: what is near, then all that can be read in parts, together, then the rest.
 
-near      the user's folder, our store, the hub's cache: each alone, a copy
+near      the user's folder, our store, what other tools keep: each alone, a copy
 lanes     mirrors, the hub, addresses of the manifest: all at once (distro/transfer.py)
 whole     package index and swarms: each alone, where no lane is left
 
@@ -10,6 +10,7 @@ next file will not change.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -25,7 +26,8 @@ from distro.pace import Pace, pace_of
 from distro.progress import Progress
 from distro.sources import kind_of, open_source
 from distro.sources.base import Source
-from distro.sources.local import FolderSource, HubCacheSource
+from distro.sources.caches import caches_of
+from distro.sources.local import CacheSource, FolderSource
 from distro.sources.paced import Paced
 from distro.sources.retry import Retrying
 from distro.store import Store
@@ -109,15 +111,15 @@ class Ways:
                 yield source
 
     def _near(self) -> Iterator[tuple[str, Callable[[], Source]]]:
-        folder, cache = self._folder, self._settings.hub_cache
+        folder = self._folder
         if folder is not None:
             yield "folder", lambda: FolderSource(folder)
         if self._target is not None:
             ours = self._store.folder(self._model.name, self._variant.name)
             if ours.is_dir():
                 yield "store", lambda: FolderSource(ours)
-        if cache is not None and cache.is_dir():
-            yield "cache", lambda: HubCacheSource(cache)
+        for cache in caches_of(self._settings):
+            yield f"{cache.tool} {cache.folder}", functools.partial(CacheSource, cache)
 
     def _openers(self, wanted: Callable[[str], bool]) -> dict[str, Callable[[], Source]]:
         """Mirrors first, then the manifest's, as listed."""

@@ -10,7 +10,8 @@ from distro.errors import NotThereError
 from distro.manifest import File
 from distro.progress import Bar, SilentBar
 from distro.sources.base import Source
-from distro.sources.local import FolderSource, HubCacheSource
+from distro.sources.caches import HUB, Cache
+from distro.sources.local import CacheSource, FolderSource
 from distro.store import Store
 from tests.fakes.hub import git_sha1, sha256
 
@@ -72,7 +73,7 @@ def test_the_hubs_cache_is_searched_by_digest(tmp_path: Path, file: File, blob: 
     blobs = tmp_path / "hub" / "models--some--body" / "blobs"
     blobs.mkdir(parents=True)
     (blobs / blob).write_bytes(DATA)
-    assert _transfer(HubCacheSource(tmp_path / "hub"), file, tmp_path / "home") == DATA
+    assert _transfer(CacheSource(Cache(HUB, tmp_path / "hub")), file, tmp_path / "home") == DATA
 
 
 def test_a_cache_that_huggingface_hub_made(tmp_path: Path) -> None:
@@ -83,7 +84,7 @@ def test_a_cache_that_huggingface_hub_made(tmp_path: Path) -> None:
     with serving() as hub:
         hub.add("owner/model", {"model.safetensors": DATA, "config.json": b"{}"})
         snapshot_download("owner/model", endpoint=hub.url, cache_dir=tmp_path / "hub")
-    source = HubCacheSource(tmp_path / "hub")
+    source = CacheSource(Cache(HUB, tmp_path / "hub"))
     assert _transfer(source, FILE, tmp_path / "home") == DATA
     config = File("config.json", 2, git_sha1=git_sha1(b"{}"))
     assert _transfer(source, config, tmp_path / "home") == b"{}"
@@ -92,4 +93,4 @@ def test_a_cache_that_huggingface_hub_made(tmp_path: Path) -> None:
 def test_a_cache_without_it_says_so(tmp_path: Path) -> None:
     for file in (FILE, File("unproven", 1)):
         with pytest.raises(NotThereError):
-            _transfer(HubCacheSource(tmp_path), file, tmp_path / "home")
+            _transfer(CacheSource(Cache(HUB, tmp_path)), file, tmp_path / "home")
