@@ -147,7 +147,7 @@ def into_path(
     if single_file and target.is_dir():
         target = target / plan.files[0].path
     refuse_inputs(checkpoint, target)
-    _refuse_place(store, target)
+    store.refuse_inside(target)
     if replace and target.is_dir():
         _refuse_no_model(target)
     proven = {**(feed.known if feed else _proven(store, checkpoint)), **plan.known_inputs}
@@ -168,12 +168,6 @@ def refuse_inputs(checkpoint: Checkpoint, target: Path) -> None:
     for path in _input_paths(checkpoint):
         if target.samefile(path) or target.samefile(path.parent):
             raise RefusedError(f"{shown(str(target))}: is the input itself")
-
-
-def _refuse_place(store: Store, target: Path) -> None:
-    place = target.resolve()
-    if place.is_relative_to(store.home.resolve()):
-        raise RefusedError(f"{shown(str(target))}: is in the store, where everything has a receipt; leave out -o")
 
 
 def _refuse_no_model(folder: Path) -> None:

@@ -45,11 +45,13 @@ def edit(
     """Set and remove keys of a GGUF file; changes, type_name and force as `gguf_edit.changed` has them.
 
     output: a new file, the old one stays as it is. Raises UsageError for a file that is not the user's own,
-    RefusedError for a key that may not be changed or without which the model would no longer open, and what reading
-    and writing raise.
+    RefusedError for a key that may not be changed or without which the model would no longer open and for an output in
+    the store, and what reading and writing raise.
     """
     if output is None:
         _refuse_place(path)
+    else:
+        store.refuse_inside(output)
     _finish(path)
     with InputFile(path) as file, _alone(file):
         header = read_header(file)

@@ -28,8 +28,10 @@ def split(
     """Divide a model into shards in a new folder, by bytes of tensors or by their number in each.
 
     tensors_from_second: the first shard has the keys alone. A model that is in shards already is divided anew. Gives
-    the files, first one first. Raises as `open_shards` and the store do, RefusedError for too many shards.
+    the files, first one first. Raises as `open_shards` and the store do, RefusedError for too many shards and for a
+    folder in the store.
     """
+    store.refuse_inside(folder)
     with ExitStack() as stack:
         shards = _opened(source, stack)
         infos = [info for shard in shards for info, _ in shard.header.tensors]
@@ -49,8 +51,9 @@ def merge(store: Store, source: Path, target: Path, *, keep_split_keys: bool = F
     """Join the shards of a model, of which source is any, into one file.
 
     keep_split_keys: as llama-gguf-split leaves them. Raises as `open_shards` and the store do, RefusedError for shards
-    of different byte orders.
+    of different byte orders and for a target in the store.
     """
+    store.refuse_inside(target)
     with ExitStack() as stack:
         shards = _opened(source, stack)
         file = gguf_split.merge(shards, target.name, keep_split_keys=keep_split_keys)

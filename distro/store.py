@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from converters.errors import shown
+from converters.errors import RefusedError, shown
 from distro import disk
 from distro.disk import discard
 from distro.errors import CannotCreateError, MalformedManifestError, StorageError
@@ -104,6 +104,14 @@ class Store:
         prefix = f"made-{_digest(str(target))}" if inside else f".{target.name}"
         area = self._partial if inside else target.parent
         return Result(area, prefix, target, single_file=single_file, replace=replace, identity=identity)
+
+    def refuse_inside(self, target: Path) -> None:
+        """Raise RefusedError if a place that is meant to be the user's own is in the store, by whatever name."""
+        if target.resolve().is_relative_to(self.home.resolve()):
+            place = shown(str(target))
+            raise RefusedError(
+                f"{place}: is in the store, where everything has a receipt; choose a place outside of it"
+            )
 
     def work(self, reference: str) -> Path:
         """A private folder for a source while a variant arrives; found again after a kill, gone with `discard_work`."""

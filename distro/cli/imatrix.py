@@ -52,8 +52,10 @@ def imatrix(
     source = local(session.settings, reference)
     name = (source.model or source.path.stem).replace("/", "--")
     target = output or Path(f"{name}.imatrix.gguf")
+    store = Store(session.settings.home)
+    store.refuse_inside(target)
     content = read_text(text)
-    with Store(session.settings.home).result(target, single_file=True) as result, Model.open(source.path) as model:
+    with store.result(target, single_file=True) as result, Model.open(source.path) as model:
         if not model.in_memory:
             session.progress.say("larger than the free memory: read again for every chunk, which is slow")
         ids = model.tokenizer.encode(content)

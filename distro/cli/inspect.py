@@ -53,8 +53,10 @@ def _draw(session: Session, found: Inspection, target: Path) -> None:
     from distro.inspection_page import page
     from distro.store import Store
 
+    store = Store(session.settings.home)
+    store.refuse_inside(target)
     data = page(found).encode("utf-8", "backslashreplace")
-    with Store(session.settings.home).result(target.absolute(), single_file=True, replace=True) as result:
+    with store.result(target.absolute(), single_file=True, replace=True) as result:
         result.create(target.name, len(data)).write_at(0, data)
         result.publish()
 

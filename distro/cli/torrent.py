@@ -35,15 +35,17 @@ def torrent(
     from distro.swarm.make import make
 
     session: Session = context.obj
+    store = Store(session.settings.home)
     offered = offer(session.settings, reference)
+    target = output or Path(f"{offered.label}.torrent")
+    store.refuse_inside(target)
     made = make(offered.path, only=offered.names, progress=session.progress)
     if private:
         made = made.as_private()
     if v1:
         made = made.v1_companion()
-    target = output or Path(f"{offered.label}.torrent")
     data = made.encode()
-    with Store(session.settings.home).result(target.absolute(), single_file=True, replace=True) as result:
+    with store.result(target.absolute(), single_file=True, replace=True) as result:
         result.create(target.name, len(data)).write_at(0, data)
         result.publish()
     if as_json:

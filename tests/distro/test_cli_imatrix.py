@@ -115,6 +115,7 @@ def test_little_text_is_told(source: Path, tmp_path: Path) -> None:
         (["imatrix", "tiny", "--text", "none.txt"], 66, "none.txt: not found"),
         (["imatrix", "tiny", "--text", "tide.txt", "--chunk", "300"], 2, "chunk: found 300 tokens, allowed 1 to"),
         (["imatrix", "tiny", "--text", "tide.txt", "-o", "there"], 73, "there: is there already"),
+        (["imatrix", "tiny", "--text", "tide.txt", "-o", "home/x"], 2, "home/x: is in the store"),
         (["convert", "tiny", "-t", "q4_0", "-o", "x", "--imatrix", "tide.txt"], 65, "tide.txt: n_entries at 0: found"),
         (["convert", "tiny", "-t", "f16", "-o", "x", "--imatrix", "made.imatrix"], 2, "f16: plain numbers"),
     ],

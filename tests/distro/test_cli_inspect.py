@@ -79,6 +79,14 @@ def test_a_page_is_written(tmp_path: Path) -> None:
     assert run(tmp_path, "inspect", str(tmp_path / "m.gguf"), "--html", str(target), "--json").json["n_weights"] == 9824
 
 
+def test_no_page_is_written_into_the_store(tmp_path: Path) -> None:
+    target = tmp_path / "home" / "page.html"
+    outcome = run(tmp_path, "inspect", str(_gguf(tmp_path)), "--html", str(target))
+    assert outcome.code == 2
+    assert "is in the store" in outcome.error
+    assert not target.parent.exists()
+
+
 def test_what_is_no_model_is_shown_with_a_note(tmp_path: Path) -> None:
     outcome = run(tmp_path, "inspect", str(_gguf(tmp_path, gguf_bytes.SMALL.build())))
     assert outcome.code == 0

@@ -100,6 +100,16 @@ def test_a_model_of_the_store_is_its_receipt_and_no_more(tmp_path: Path) -> None
     assert read(tmp_path / "x.torrent") == make(plain)
 
 
+def test_no_torrent_is_written_into_the_store(folder: Path, tmp_path: Path) -> None:
+    target = tmp_path / "home" / "x.torrent"
+
+    done = distro(tmp_path / "home", "torrent", folder, "-o", target)
+
+    assert done.returncode == 2
+    assert "is in the store" in done.stderr
+    assert not target.exists()
+
+
 @pytest.mark.parametrize(("reference", "code"), [("./nowhere", 66), ("no-such-model", 66), ("hf:a/b", 66)])
 def test_what_is_not_here_is_said_in_one_line(tmp_path: Path, reference: str, code: int) -> None:
     done = distro(tmp_path / "home", "torrent", reference)

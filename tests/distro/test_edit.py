@@ -133,6 +133,12 @@ def test_file_of_a_store_is_refused_with_a_way_out(tmp_path: Path) -> None:
     assert path.read_bytes() == GOOD
 
 
+def test_output_in_the_store_is_refused(model: Path) -> None:
+    with pytest.raises(RefusedError, match="is in the store"):
+        edit(model, {"general.name": "TINY"}, output=model.parent / "home" / "models" / "x.gguf")
+    assert not (model.parent / "home").exists()
+
+
 def test_blob_of_a_hub_cache_is_refused(tmp_path: Path) -> None:
     repo = tmp_path / "models--o--n"
     (repo / "blobs").mkdir(parents=True)

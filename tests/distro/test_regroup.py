@@ -128,6 +128,20 @@ def test_places_that_are_taken(store: Store, tmp_path: Path) -> None:
     assert whole.read_bytes() == V3.llama()
 
 
+def test_store_is_no_place_for_what_has_no_receipt(store: Store, tmp_path: Path) -> None:
+    whole = tmp_path / "whole.gguf"
+    whole.write_bytes(V3.llama())
+    shards = split(store, whole, tmp_path / "shards", max_tensors=5)
+    store.folder("tiny", "mine").mkdir(parents=True)
+    (tmp_path / "way").symlink_to(store.folder("tiny", "mine"))
+    for place in (store.folder("tiny", "mine"), tmp_path / "way"):
+        with pytest.raises(RefusedError, match="is in the store"):
+            split(store, whole, place / "shards", max_tensors=5)
+        with pytest.raises(RefusedError, match="is in the store"):
+            regroup.merge(store, shards[0], place / "whole.gguf", progress=Silent())
+    assert list(store.folder("tiny", "mine").iterdir()) == []
+
+
 def test_bad_shards_are_not_merged(store: Store, tmp_path: Path) -> None:
     whole = tmp_path / "whole.gguf"
     whole.write_bytes(V3.llama())
