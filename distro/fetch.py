@@ -74,6 +74,29 @@ def fetch(
     return place / variant.files[0].path if len(variant.files) == 1 else place
 
 
+def fetch_anew(
+    settings: Settings,
+    model: Model,
+    variant: Variant,
+    file: File,
+    *,
+    target: Path | None,
+    folder: Path | None,
+    peers: Sequence[tuple[str, int]],
+    progress: Progress,
+) -> tuple[Entry, PieceHashes | None]:
+    """One file of a variant in the place of what has its name now, which is wrong; what `fetch` leaves is gone on with.
+
+    Gives its entry, which no receipt has yet, and its list of piece hashes if one was made. All else as `fetch`.
+    """
+    store = Store(settings.home)
+    place = target or store.folder(model.name, variant.name)
+    fetching = _Fetch(settings, store, model, variant, place, target, progress)
+    fetching.bring((file,), folder, peers)
+    store.discard_left(model.name, variant.name, file, beside=target)
+    return fetching.entries[file.path], next(iter(fetching.lists), None)
+
+
 @dataclass
 class _Fetch:
     """One run. received: what the receipt said. entries: what is proven now. lists: of piece hashes that were made."""
@@ -94,20 +117,24 @@ class _Fetch:
         self.received = self._known_from_receipt()
         missing = tuple(file for file in wanted if not self._is_here(file))
         if missing:
-            self._check_room(missing)
-            ways = Ways(
-                self.settings, self.store, self.model, self.variant,
-                target=self.target, folder=folder, peers=peers, progress=self.progress,
-            )  # fmt: skip
-            with ways, self._total_bar(missing) as total:
-                for file in missing:
-                    self.entries[file.path] = self._bring(file, ways, total)
+            self.bring(missing, folder, peers)
         if self.target is None:
             self._write_receipt()
         for file in wanted:
             self.store.discard_left(self.model.name, self.variant.name, file, beside=self.target)
         for reference in self.variant.sources:
             self.store.discard_work(reference)
+
+    def bring(self, missing: tuple[File, ...], folder: Path | None, peers: Sequence[tuple[str, int]]) -> None:
+        """These files, whatever is in their places."""
+        self._check_room(missing)
+        ways = Ways(
+            self.settings, self.store, self.model, self.variant,
+            target=self.target, folder=folder, peers=peers, progress=self.progress,
+        )  # fmt: skip
+        with ways, self._total_bar(missing) as total:
+            for file in missing:
+                self.entries[file.path] = self._bring(file, ways, total)
 
     def _known_from_receipt(self) -> dict[str, Entry]:
         try:
