@@ -19,8 +19,11 @@ COMMAND = [sys.executable, "-c", "from distro.cli import main; main()"]
 
 @dataclass(frozen=True)
 class Distro:
+    """enter: what its command begins with, where it is to run in another place."""
+
     base: Path
     hub: FakeHub
+    enter: tuple[str, ...] = ()
 
     def environment(self, **more: str) -> dict[str, str]:
         strange = ("HF_", "DISTRO_", "SSL_CERT_")
@@ -36,13 +39,13 @@ class Distro:
 
     def __call__(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [*COMMAND, *arguments], capture_output=True, text=True, timeout=60, env=self.environment(**more),
+            [*self.enter, *COMMAND, *arguments], capture_output=True, text=True, timeout=60, env=self.environment(**more),
             stdin=subprocess.DEVNULL,
         )  # fmt: skip
 
     def start(self, *arguments: str, **more: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            [*self.enter, *COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             env=self.environment(**more), stdin=subprocess.DEVNULL,
         )  # fmt: skip
 
