@@ -26,6 +26,7 @@ from converters.formats import open_checkpoint
 from converters.input_file import InputFile
 from converters.plan import Plan
 from converters.provenance import UNKNOWN
+from converters.running_digest import short_digest
 from converters.tensors import StoredTensor
 from distro import disk, fetch
 from distro.config import Settings
@@ -224,6 +225,8 @@ class ArrivingFeed:
 
     def begin(self, journal: Journal, plan: Plan, path: Path) -> Journal:
         self._journal, self._plan, self._path = journal, plan, path
+        # A shard goes when its blocks are done, so here it must be known of each of them before.
+        self._done = self._borne_out() if self._arrival.discards else journal.done
         self._starts: list[int] = []
         self._shards: list[str] = []
         self._left: Counter[str] = Counter()
@@ -232,7 +235,7 @@ class ArrivingFeed:
             if block.start == 0:
                 self._starts.append(block.number)
                 self._shards.append(shard)
-            if block.number not in journal.done:
+            if block.number not in self._done:
                 self._left[shard] += 1
         if self._checkpoint.format not in _ONE_FILE_A_TENSOR and self._left:
             self._left.update(dict.fromkeys(self._files, 1))  # one that never comes: all are needed to the end
@@ -244,7 +247,7 @@ class ArrivingFeed:
 
     @property
     def done(self) -> Mapping[int, bytes]:
-        return self._journal.done
+        return self._done
 
     def record(self, number: int, digest: bytes) -> None:
         self._journal.record(number, digest)
@@ -258,6 +261,22 @@ class ArrivingFeed:
 
     def give_up(self) -> None:
         self._arrival.stop()
+
+    def _borne_out(self) -> dict[int, bytes]:
+        """The blocks that an earlier run made and that are on the disk as it made them."""
+        done, made = {}, dict[str, InputFile]()
+        with ExitStack() as stack:
+            for output in self._plan.files if self._journal.done else ():
+                path = self._made(output.path)
+                if disk.length(path) == output.size:  # else it will be begun anew
+                    made[output.path] = stack.enter_context(InputFile(path))
+            for block in blocks_of(self._plan):
+                file, digest = made.get(block.work.file.path), self._journal.done.get(block.number)
+                if file is None or digest is None:
+                    continue
+                if short_digest(file.read(block.offset_in_file, block.n_bytes, "block")) == digest:
+                    done[block.number] = digest
+        return done
 
     def _hold_against_source(self, shard: str) -> None:
         """Raise RefusedError if a tensor made from this shard is farther from it than its type allows."""

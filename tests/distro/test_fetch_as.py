@@ -151,6 +151,28 @@ def test_a_run_that_was_stopped_fetches_only_what_is_left(
     assert _files(settings.home) == {"tiny-Q8_0.gguf", "receipt.json"}
 
 
+def test_blocks_that_a_power_cut_took_are_made_again_before_their_source_goes(
+    settings: Settings, expected: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The journal has them, the disk has zeros: no fault of the conversion, which a look at the result would say."""
+    monkeypatch.setattr(planning, "_BLOCK_WEIGHTS", 256)
+    n_made, real = 0, convert.make_rows
+
+    def make_rows(*arguments: object) -> object:
+        nonlocal n_made
+        n_made += 1
+        if n_made > 40:
+            raise KeyboardInterrupt
+        return real(*arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(convert, "make_rows", make_rows)
+        _fetch_as(settings, discard_source=True)
+    (made,) = (settings.home / "partial").glob("made-*/*.gguf")
+    made.write_bytes(bytes(made.stat().st_size))
+    assert _fetch_as(settings, discard_source=True).path.read_bytes() == expected
+
+
 def test_wrong_bytes_of_a_shard_make_no_result(settings: Settings, hub: FakeHub, folder: Path) -> None:
     name = sorted(path.name for path in folder.glob("*.safetensors"))[2]
     with pytest.MonkeyPatch.context() as patch, pytest.raises(WrongBytesError, match=name):
