@@ -4,6 +4,8 @@ A run is a row of pieces that one connection has claimed and asks for at once. A
 the beginning of the file, so that the proof can follow; how many depends on how fast it is and on how many share the
 rest. When none are free, it takes some from the end of the run that would last longest; in the end, even the piece that
 a much slower connection is at. So what is slow, stalled or gone loses its pieces to the others.
+
+A swarm has many single pieces on their way at once, those nearest to the end, so that it and the others meet.
 """
 
 from __future__ import annotations
@@ -61,7 +63,8 @@ class Run:
 class Allotment:
     """The pieces of one file and the runs in which they are claimed. n_missing: pieces that are not here.
 
-    front: bytes that are here from the beginning on, without a gap.
+    front: bytes that are here from the beginning on, without a gap. contested: pieces that were taken from a swarm,
+    which may write into them still.
     """
 
     def __init__(self, pieces: Pieces, lanes: Sequence[Lane], clock: Callable[[], float] = time.monotonic) -> None:
@@ -73,6 +76,7 @@ class Allotment:
         self._measured_at = clock()
         self._first_missing = 0
         self.front = 0
+        self.contested: set[int] = set()
         self._advance_front()
 
     def runs(self, lane: Lane | None = None) -> list[Run]:
@@ -96,6 +100,43 @@ class Allotment:
         """Something for a connection of this lane to do; None if there is nothing now."""
         return self._free_run(lane) or self._part_of_another(lane) or self._slow_piece(lane)
 
+    def claim_singly(self, lane: Lane, n_most: int, has: Callable[[int], bool]) -> list[Run]:
+        """Several pieces for a swarm, each a run; none if there is nothing that it has."""
+        numbers = self._last_free(n_most, has)
+        if not numbers and (found := self._longest(lane)) is not None:
+            run, n_taken = found
+            while len(numbers) < min(n_taken, n_most) and has(run.stop - 1):
+                run.stop -= 1
+                numbers.append(run.stop)
+        if not numbers and (slow := self._slow_piece(lane, has)) is not None:
+            return [slow]
+        return [self._begin(lane, number, number + 1) for number in numbers]
+
+    @property
+    def has_free(self) -> bool:
+        """Whether there are pieces that nobody has claimed."""
+        return _FREE in self._state
+
+    def last_missing(self) -> int | None:
+        """The missing piece nearest to the end."""
+        return max(self._state.rfind(_FREE), self._state.rfind(_CLAIMED)) if self.n_missing else None
+
+    def revoke(self, lane: Lane) -> None:
+        """All runs of a lane are over at once."""
+        for run in self.runs(lane):
+            with run.lock:
+                was_lost, run.is_lost = run.is_lost, True
+            if not was_lost:
+                self._mark(run.piece, run.stop, _FREE)
+
+    def lose(self, number: int) -> None:
+        """A piece that was here is not, after all."""
+        if self._state[number] == _HERE:
+            self._state[number] = _FREE
+            self.n_missing += 1
+            self._first_missing = min(self._first_missing, number)
+            self.front = min(self.front, self._pieces.span(number)[0])
+
     def has_come(self, run: Run) -> None:
         """The piece that a run was at is here."""
         self._state[run.piece] = _HERE
@@ -107,7 +148,7 @@ class Allotment:
         """A run is over; what it has not brought is free."""
         self._runs.remove(run)
         self._n_done[run.lane] += run.n_bytes
-        if run.lane.rate is None and run.n_bytes >= self._pieces.length:
+        if run.lane.rate is None and not run.lane.is_swarm and run.n_bytes >= self._pieces.length:
             run.lane.rate = run.n_bytes / max(1e-6, self._clock() - run.began)
         if not run.is_lost:
             self._mark(run.piece, run.stop, _FREE)
@@ -129,13 +170,15 @@ class Allotment:
             run.rate, run.n_measured = rate if run.rate is None else (run.rate + rate) / 2, run.n_bytes
         for lane in self._lanes:
             runs = self.runs(lane)
-            if rates := [run.rate for run in runs if run.rate is not None and now - run.began > _SETTLED_S]:
+            if not lane.is_swarm and (
+                rates := [run.rate for run in runs if run.rate is not None and now - run.began > _SETTLED_S]
+            ):
                 lane.rate = sum(rates) / len(rates)
             lane.adapt(self._n_done[lane] + sum(run.n_bytes for run in runs), len(runs))
 
     def _free_run(self, lane: Lane) -> Run | None:
         """The free pieces nearest to the beginning."""
-        if not lane.is_ranged and any(each.left is None and each.is_ranged for each in self._lanes):
+        if not lane.is_ranged and any(map(self._is_at_work, self._lanes)):
             return None
         first = self._state.find(_FREE, self._first_missing)
         if first < 0:
@@ -148,41 +191,69 @@ class Allotment:
 
     def _share(self, lane: Lane) -> int:
         """Pieces that a lane may claim at once: all there are for one that is alone, else a few seconds' worth."""
-        n_workers = sum(each.limit for each in self._lanes if each.left is None and each.is_ranged)
+        n_workers = sum(each.limit for each in self._lanes if self._is_at_work(each))
         if n_workers <= 1:
             return self.n_missing
         n_bytes = _FIRST_RUN if lane.rate is None else lane.rate * _RUN_S
         return max(1, min(int(n_bytes) // self._pieces.length, -(-self.n_missing // n_workers)))
 
+    def _is_at_work(self, lane: Lane) -> bool:
+        """Whether a lane takes its share of what can be read anywhere; a swarm, once it has found peers."""
+        has_begun = not lane.is_swarm or self._n_done[lane] > 0 or bool(self.runs(lane))
+        return lane.left is None and lane.is_ranged and has_begun
+
+    def _last_free(self, n_most: int, has: Callable[[int], bool]) -> list[int]:
+        numbers: list[int] = []
+        number = self._state.rfind(_FREE)
+        while number >= 0 and len(numbers) < n_most:
+            if has(number):
+                numbers.append(number)
+            number = self._state.rfind(_FREE, 0, number)
+        return numbers
+
     def _part_of_another(self, lane: Lane) -> Run | None:
         """The end of the run that would last longest, as much as makes both end together."""
+        if (found := self._longest(lane)) is None:
+            return None
+        run, n_taken = found
+        run.stop -= n_taken
+        return self._begin(lane, run.stop, run.stop + n_taken)
+
+    def _longest(self, lane: Lane) -> tuple[Run, int] | None:
+        """The run that would last longest, and how many of its pieces make both end together."""
         since = self._clock() - _SETTLED_S
         runs = [run for run in self._runs if run.stop - run.piece > 1 and run.began < since]
         run = max(runs, key=lambda run: self._seconds(run, run.stop), default=None)
         if run is None or not lane.is_ranged or self._seconds(run, run.stop) <= _WORTH_TAKING_S:
             return None
         slow, fast = run.rate or 0.0, lane.rate or run.rate or 1.0
-        n_taken = max(1, round((run.stop - run.piece - 1) * fast / (slow + fast)))
-        run.stop -= n_taken
-        return self._begin(lane, run.stop, run.stop + n_taken)
+        return run, max(1, round((run.stop - run.piece - 1) * fast / (slow + fast)))
 
-    def _slow_piece(self, lane: Lane) -> Run | None:
-        """The piece that a much slower connection, or one that has stalled, is at."""
+    def _slow_piece(self, lane: Lane, has: Callable[[int], bool] = lambda number: True) -> Run | None:
+        """The piece that a much slower connection, or one that has stalled, is at; of several, the slowest."""
         now = self._clock()
-        for run in self._runs if lane.is_ranged else ():
+        for run in sorted(self._runs, key=self._slowness, reverse=True) if lane.is_ranged else ():
+            if run.lane is lane and lane.is_swarm:
+                continue
             is_stalled = now - run.last_byte > _STALLED_S
             is_anothers = run.lane is not lane and lane.rate is not None and now - run.began > _SETTLED_S
             mine = self._pieces.length / lane.rate if lane.rate else 0.0
             is_slow = self._seconds(run, run.stop) > _MUCH_SLOWER * mine + 1.0
-            if run.stop - run.piece == 1 and not run.is_lost and (is_stalled or is_anothers) and is_slow:
+            is_single = run.stop - run.piece == 1 and not run.is_lost and has(run.piece)
+            if is_single and (is_stalled or is_anothers) and is_slow:
                 with run.lock:
                     run.is_lost = True
+                if run.lane.is_swarm:
+                    self.contested.add(run.piece)
                 return self._begin(lane, run.piece, run.stop)
         return None
 
     def _seconds(self, run: Run, stop: int) -> float:
         """How long a run will need up to a piece, at its present rate."""
         return (self._pieces.span(stop - 1)[1] - run.offset) / max(1.0, run.rate or 0.0)
+
+    def _slowness(self, run: Run) -> tuple[float, float]:
+        return self._seconds(run, run.stop), run.began
 
     def _begin(self, lane: Lane, first: int, stop: int) -> Run:
         self._mark(first, stop, _CLAIMED)

@@ -38,6 +38,8 @@ class Front:
         self._digester = Digester(kinds, size)
         self._changed = threading.Condition()
         self._reached = 0
+        self._limit = size
+        self._is_reading = False
         self._fault: BaseException | None = None
         self._is_over = False
         self.n_verified = 0
@@ -52,9 +54,18 @@ class Front:
                 self._reached = n_bytes
                 self._changed.notify_all()
 
+    def spare(self, start: int) -> None:
+        """Read nothing from there on before `finish`, as others may write there; nor does a read go on after this."""
+        with self._changed:
+            self._limit = min(self._limit, start)
+            while self._is_reading:
+                self._changed.wait()
+
     def finish(self, tell: Callable[[], None] = lambda: None) -> dict[str, str]:
         """The digests, once all is there. tell: called now and then while waiting. Raises StorageError."""
-        self.reached(self._size)
+        with self._changed:
+            self._reached = self._limit = self._size
+            self._changed.notify_all()
         while self._thread.is_alive():
             self._thread.join(0.1)
             tell()
@@ -87,7 +98,12 @@ class Front:
         buffer, hasher = memoryview(bytearray(min(_READ, max(1, self._size)))), None
         while (stop := self._next_stop()) is not None:
             view = buffer[: stop - self.n_verified]
-            n_read = self._read_into(view, self.n_verified)
+            try:
+                n_read = self._read_into(view, self.n_verified)
+            finally:
+                with self._changed:
+                    self._is_reading = False
+                    self._changed.notify_all()
             if not n_read:
                 raise StorageError(f"a part file ends at byte {self.n_verified}, and had {stop} before")
             self._digester.update(view[:n_read])
@@ -108,8 +124,10 @@ class Front:
     def _next_stop(self) -> int | None:
         """Up to where to read now, within one piece; None when there is no more to do."""
         with self._changed:
-            while self._reached <= self.n_verified < self._size and not self._is_over:
+            while min(self._reached, self._limit) <= self.n_verified < self._size and not self._is_over:
                 self._changed.wait()
             if self._is_over or self.n_verified >= self._size:
                 return None
-            return min(self._reached, (self.n_verified // self._piece_length + 1) * self._piece_length)
+            self._is_reading = True
+            end_of_piece = (self.n_verified // self._piece_length + 1) * self._piece_length
+            return min(self._reached, self._limit, end_of_piece)

@@ -9,6 +9,9 @@ only the whole tells that something is wrong, and not what. Then
 3. if all is of one source and still wrong, that source is named and left, and the next one is asked in the same way.
 
 When the whole is right, every piece that was ever replaced by another says who was wrong.
+
+Where a swarm may have written into what others had brought (distro/errand.py), that is compared with what it was before
+anything is proven by it.
 """
 
 from __future__ import annotations
@@ -67,10 +70,12 @@ class Gathering:
     say: Callable[[str], None]
     _sha256: str = ""
     _is_wrong: bool = False  # all of it, from one lane
+    _is_unproven: bool = False  # what was read to prove it is not what is here now
     _digests: dict[int, bytes] = field(default_factory=dict)  # SHA-256 of pieces
     _overruled: list[tuple[int, Received]] = field(default_factory=list)  # what others had said of a piece
     _n_shown: int = 0
     _n_verified: int = 0
+    _noted: str = ""
     _came: Counter[str] = field(default_factory=Counter)
     _came_shown: Counter[str] = field(default_factory=Counter)
 
@@ -117,12 +122,21 @@ class Gathering:
 
     def _whole(self) -> Verdict | None:
         """The verdict on the file, filled up from all lanes; None if they could not."""
+        while (verdict := self._whole_once()) is None and self._is_unproven:
+            pass
+        return verdict
+
+    def _whole_once(self) -> Verdict | None:
+        """The same; None also where some of what the proof had read was overwritten or fetched again meanwhile."""
         kind, expected = strongest(self.file) or ("sha256", "")
         left_before = {number for number in self.pieces if number not in self._digests}
+        lanes = self._live
+        if self._is_unproven:  # once is enough
+            lanes = [lane for lane in lanes if not lane.is_swarm] or lanes
         with Front(
             self.partial.read_into, self.pieces.size, {kind, "sha256"}, self.pieces.length, left_before.__contains__
         ) as front:
-            if not self._fill(self._live, front):
+            if not self._fill(lanes, front):
                 return None
             found = front.finish(lambda: self._tell(front))
             self._tell(front)
@@ -131,17 +145,23 @@ class Gathering:
         return judge(self.partial.path, kind, found.get(kind, "that of no bytes"), expected)
 
     def _fill(self, lanes: Sequence[Lane], front: Front | None = None) -> bool:
+        """Whether all is here, and as it came."""
         transfer = Transfer(
             self.file, self.partial, self.pieces, lanes,
-            proof=self.proof, arrived=front.reached if front else lambda n_bytes: None,
+            proof=self.proof, say=self.say, arrived=front.reached if front else lambda n_bytes: None,
+            spared=front.spare if front else lambda start: None,
         )  # fmt: skip
         try:
-            return transfer.run(lambda: self._tell(front, transfer))
+            is_here = transfer.run(lambda: self._tell(front, transfer))
         finally:
             self._came += transfer.received
             self._digests.update(transfer.digests)
             for lane, error in transfer.left:
                 self.leave(lane, error)
+        overwritten = [number for number in transfer.contested if not self._is_as_it_came(number)]
+        self._drop(overwritten)
+        self._is_unproven = is_here and (transfer.has_dropped or bool(overwritten))
+        return is_here and not self._is_unproven
 
     def _tell(self, front: Front | None, transfer: Transfer | None = None) -> None:
         """Show how far it is; no number goes back."""
@@ -157,7 +177,11 @@ class Gathering:
         if front is not None and (n_more := front.n_verified - self._n_verified) > 0:
             self._n_verified += n_more
             self.bar.verified(n_more)
-            self.bar.note(f"verified {in_words(self._n_verified)}")
+        verified = f"verified {in_words(self._n_verified)}" if self._n_verified else ""
+        note = ", ".join(filter(None, [*(lane.note for lane in self.lanes), verified]))
+        if note != self._noted:
+            self._noted = note
+            self.bar.note(note)
 
     def _proven(self, verdict: Verdict) -> Gathered:
         names = {lane.tag: lane.name for lane in self.lanes}
@@ -230,8 +254,12 @@ class Gathering:
 
     def _changed_on_disk(self) -> list[int]:
         """Pieces that are not what they were when they came, as after a power cut."""
-        known = [(number, digest) for number in self.pieces if (digest := self.pieces[number].digest) is not None]
-        return [number for number, digest in known if self._digest_on_disk(number) != digest]
+        return [number for number in self.pieces if not self._is_as_it_came(number)]
+
+    def _is_as_it_came(self, number: int) -> bool:
+        """Whether a piece is on the disk as it came, as far as that is known."""
+        digest = self.pieces[number].digest
+        return digest is None or digest == self._digest_on_disk(number)
 
     def _digest_on_disk(self, number: int) -> bytes:
         start, stop = self.pieces.span(number)

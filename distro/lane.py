@@ -13,7 +13,7 @@ from collections.abc import Callable
 from distro.errors import SourceError
 from distro.pace import Pace
 from distro.pieces import tag
-from distro.sources.base import StreamSource
+from distro.sources.base import PieceSource, StreamSource
 from distro.sources.retry import Patience
 
 MOST_CONNECTIONS = 8
@@ -25,14 +25,16 @@ _HOLD_S = 20.0  # until one more is tried again
 class Lane:
     """limit: connections that may be open. rate: bytes per second of each, None until known. left: why it is no use.
 
-    is_ranged: whether it gives any part of a file. not_before: monotonic time of the next try.
+    is_ranged: whether it gives any part of a file. is_swarm: whether one worker has many pieces on their way at once,
+    and writes them itself; its rate is that of all. not_before: monotonic time of the next try. note: for people.
     """
 
     def __init__(
-        self, source: StreamSource, retries: int, pace: Pace, clock: Callable[[], float] = time.monotonic
+        self, source: StreamSource | PieceSource, retries: int, pace: Pace, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.source, self.name, self.tag, self.pace = source, source.name, tag(source.name), pace
-        self.is_ranged = True
+        self.is_ranged, self.is_swarm = True, not isinstance(source, StreamSource)
+        self.note = ""
         self.rate: float | None = None
         self.left: BaseException | None = None
         self.not_before = 0.0
@@ -48,7 +50,7 @@ class Lane:
 
     def begin(self) -> None:
         """A new file."""
-        self.left, self._window, self._before = None, None, None
+        self.left, self._window, self._before, self.note = None, None, None, ""
 
     def worked(self) -> None:
         self._patience.worked()
@@ -78,6 +80,9 @@ class Lane:
         if n_busy < self.limit or not self.is_ranged:
             self._window = None
             return
+        if self.is_swarm:
+            self._measure(n_received, now)
+            return
         if self._window is None:
             self._window = now, n_received
             return
@@ -89,3 +94,10 @@ class Lane:
             self._limit, self._before, self._hold_until = max(1, self._limit - 1), None, now + _HOLD_S
         elif self._limit < MOST_CONNECTIONS and now >= self._hold_until:
             self._limit, self._before = self._limit + 1, rate
+
+    def _measure(self, n_received: int, now: float) -> None:
+        """The rate of all that comes, half of it of the last time that it was asked."""
+        if self._window is not None and now > self._window[0]:
+            rate = (n_received - self._window[1]) / (now - self._window[0])
+            self.rate = rate if self.rate is None else (self.rate + rate) / 2
+        self._window = now, n_received

@@ -69,6 +69,11 @@ class Partial:
             disk.write_all(self._descriptor, data, offset)
         self.size = max(self.size, offset + len(data))
 
+    def grown(self) -> None:
+        """Somebody else may have written beyond the end, too."""
+        with disk.told(self.path):
+            self.size = os.fstat(self._descriptor).st_size
+
     def read_into(self, view: memoryview, offset: int) -> int:
         """Bytes that were read; fewer than asked for at the end of the file."""
         with disk.told(self.path):

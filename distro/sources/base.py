@@ -11,6 +11,7 @@ from distro.manifest import File
 from distro.progress import Bar
 
 if TYPE_CHECKING:
+    from distro.errand import Errand
     from distro.store import Partial
 
 
@@ -50,6 +51,19 @@ class StreamSource(ABC):
 
     def close(self) -> None:  # noqa: B027  most have nothing to close
         pass
+
+
+class PieceSource(Protocol):
+    """A source that has several pieces on their way at once and writes them into the part file itself: swarms."""
+
+    name: str
+
+    def bring(self, errand: Errand) -> None:
+        """Bring pieces until the errand is over. Nothing is written any more when this returns or raises.
+
+        Raises SourceError if nothing comes, WrongBytesError, and what the disk raises.
+        """
+        ...
 
 
 class NoRangesError(SourceError):

@@ -74,18 +74,23 @@ class Session:
         except RuntimeError as error:
             raise CannotCreateError(f"torrent {shown(params.name)}: {error}") from error
 
-    def remove(self, handle: lt.torrent_handle) -> None:
-        """Stop a torrent, its files flushed and closed when this returns."""
+    def remove(self, handle: lt.torrent_handle) -> bool:
+        """Stop a torrent: whether its files are flushed and closed, and nothing more is written, when this returns.
+
+        Where that takes too long only `close` makes sure of it.
+        """
         import libtorrent as lt
 
         if not handle.is_valid():
-            return
+            return True
         handle.pause()
+        list(self.alerts(0))
+        is_flushed = True
         if handle.status().has_metadata:  # else there is nothing to flush, and no word of it
             handle.flush_cache()
-            self._await(lt.cache_flushed_alert)
+            is_flushed = self._await(lt.cache_flushed_alert)
         self._session.remove_torrent(handle)
-        self._await(lt.torrent_removed_alert)
+        return self._await(lt.torrent_removed_alert) and is_flushed
 
     def shun(self, hosts: Collection[str]) -> None:
         """Neither dial these addresses nor answer them, until told otherwise."""
@@ -108,11 +113,12 @@ class Session:
             self._session.remove_torrent(handle)
         del self._session  # joins libtorrent's threads
 
-    def _await(self, kind: type[lt.alert]) -> None:
+    def _await(self, kind: type[lt.alert]) -> bool:
         deadline = time.monotonic() + _PATIENCE_S
         while time.monotonic() < deadline:
             if any(isinstance(alert, kind) for alert in list(self.alerts(0.1))):
-                return
+                return True
+        return False
 
 
 @contextmanager

@@ -49,6 +49,7 @@ class Torrent:
     piece_length: int
     files: tuple[TorrentFile, ...]
     n_entries: int  # files and pad files
+    extent: int  # bytes of all files and pad files
     infohash_v1: str | None
     infohash_v2: str | None
     private: bool = False
@@ -149,6 +150,7 @@ def from_info(info: bytes, where: Path | str, *, piece_layers: Mapping[bytes, by
         piece_length=parsed.piece_length(),
         files=tuple(list_files(parsed.layout(), lt.bdecode(info), where)),
         n_entries=parsed.num_files(),
+        extent=parsed.layout().total_size(),
         infohash_v1=str(hashes.v1) if hashes.has_v1() else None,
         infohash_v2=str(hashes.v2) if hashes.has_v2() else None,
         private=parsed.priv(),

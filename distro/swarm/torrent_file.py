@@ -26,13 +26,14 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class TorrentFile:
     """path: relative, judged. size: bytes. pieces_root: lower-case hex; None in v1-only torrents and for empty files.
-    index: the file's place in libtorrent's list, which counts pad files too.
+    index: the file's place in libtorrent's list, which counts pad files too. offset: of its first byte in the torrent.
     """
 
     path: str
     size: int
     pieces_root: str | None
     index: int
+    offset: int
 
 
 def list_files(layout: lt.file_storage, info: Any, where: Path | str) -> Iterator[TorrentFile]:
@@ -61,7 +62,8 @@ def list_files(layout: lt.file_storage, info: Any, where: Path | str) -> Iterato
             raise MalformedManifestError(where, path, found="a symbolic link", allowed="files")
         seen.add(path.casefold())
         root = layout.root(index)
-        yield TorrentFile(path, layout.file_size(index), None if root.is_all_zeros() else str(root), index)
+        pieces_root = None if root.is_all_zeros() else str(root)
+        yield TorrentFile(path, layout.file_size(index), pieces_root, index, layout.file_offset(index))
 
 
 def _names(info: Any) -> Iterator[list[bytes]]:
