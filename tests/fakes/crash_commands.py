@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 import random
-from collections import Counter
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -109,11 +110,22 @@ def _fetch_more(base: Path) -> None:
     fetch.fetch(settings_of(base), *_variant(), progress=Silent(), folder=base / "given", only="*.json")
 
 
-_done = Counter[str]()  # blocks that conversions made, bytes of part files that were written
+class _Count:
+    """A number that this process and those forked from it count together, also where they are killed meanwhile."""
+
+    def __init__(self) -> None:
+        self._memory, self._lock = mmap.mmap(-1, 8), threading.Lock()
+
+    def __call__(self) -> int:
+        return int.from_bytes(self._memory[:], "little")
+
+    def add(self, n: int) -> None:
+        with self._lock:
+            self._memory[:] = (self() + n).to_bytes(8, "little")
 
 
-def _n_blocks() -> int:
-    return _done["blocks"]
+_n_blocks = _Count()  # that conversions made
+_n_written = _Count()  # bytes of part files
 
 
 def _convert_in_store(base: Path) -> None:
@@ -247,12 +259,8 @@ LOCAL = (
 
 def from_hub(hub: FakeHub, other: FakeHub) -> tuple[Command, ...]:
     """What brings bytes over HTTP; weights in pieces, on several connections."""
-    return (
-        _fetch_http(hub),
-        _fetch_many(hub, other),
-        *(_fetch_as(hub, discards=each) for each in (False, True)),
-        _repair_http(hub),
-    )
+    arriving = [_fetch_as(hub, discards=each) for each in (False, True)]
+    return _fetch_http(hub), _fetch_many(hub, other), _resume(hub, other), _repair_http(hub), *arriving
 
 
 def _fetch_http(hub: FakeHub) -> Command:
@@ -264,7 +272,7 @@ def _fetch_http(hub: FakeHub) -> Command:
     def run(base: Path) -> None:
         fetch.fetch(settings_of(base), *_variant(f"{hub.url}/plain/"), progress=Silent())
 
-    return Command("fetch-http", prepare, run, n_done=lambda: _done["bytes"], wasted=MOST_CONNECTIONS * PIECE)
+    return Command("fetch-http", prepare, run, n_done=_n_written, wasted=MOST_CONNECTIONS * PIECE)
 
 
 def _fetch_many(hub: FakeHub, other: FakeHub) -> Command:
@@ -280,8 +288,26 @@ def _fetch_many(hub: FakeHub, other: FakeHub) -> Command:
         variant = Variant("v", "safetensors", files, (f"{hub.url}/plain/", f"{other.url}/plain/"))
         fetch.fetch(settings_of(base), Model("m", 1, "llama", "v", (variant,)), variant, progress=Silent())
 
-    wasted = 2 * MOST_CONNECTIONS * PIECE
-    return Command("fetch-many", prepare, run, n_done=lambda: _done["bytes"], wasted=wasted)
+    return Command("fetch-many", prepare, run, n_done=_n_written, wasted=2 * MOST_CONNECTIONS * PIECE)
+
+
+def _resume(hub: FakeHub, other: FakeHub) -> Command:
+    """The rest of several files, after a run that ended in the middle of the first."""
+    begun = _fetch_many(hub, other)
+
+    def prepare(base: Path) -> None:
+        begun.prepare(base)
+        ends_at, wrote_at = _n_written() + len(WEIGHTS) // 2, Partial.write_at
+
+        def write_at(self: Partial, offset: int, data: bytes | memoryview) -> None:
+            if _n_written() > ends_at:
+                raise KeyboardInterrupt
+            wrote_at(self, offset, data)
+
+        with patch.object(Partial, "write_at", write_at), suppress(KeyboardInterrupt):
+            begun.run(base)
+
+    return replace(begun, name="resume", prepare=prepare)
 
 
 def _fetch_as(hub: FakeHub, *, discards: bool) -> Command:
@@ -327,12 +353,12 @@ def commands() -> Iterator[dict[str, Command]]:
 
     def make_rows(*arguments: Any) -> Any:
         rows = made_rows(*arguments)
-        _done["blocks"] += 1
+        _n_blocks.add(1)
         return rows
 
     def write_at(self: Partial, offset: int, data: bytes | memoryview) -> None:
         wrote_at(self, offset, data)
-        _done["bytes"] += len(data)
+        _n_written.add(len(data))
 
     with ExitStack() as stack:
         for place, name, value in (
