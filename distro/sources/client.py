@@ -23,6 +23,7 @@ from distro.errors import NotPermittedError, ProtocolError, SourceError, UsageEr
 if TYPE_CHECKING:
     import httpx2
 
+NO_END = "the head of its answer does not end"
 PROXY_WANTS_PASSWORD = "the proxy{} wants a name and a password: HTTPS_PROXY=http://USER:PASSWORD@HOST:PORT"  # noqa: S105
 
 
@@ -30,8 +31,10 @@ def new_client(**options: Any) -> httpx2.Client:
     """A client with our name. options: as httpx2.Client takes them. Raises UsageError for a wrong environment."""
     import httpx2
 
+    from distro.sources.deadline import watch
+
     try:
-        return httpx2.Client(headers={"user-agent": "weights-distro"}, **options)
+        client = httpx2.Client(headers={"user-agent": "weights-distro"}, **options)
     except ImportError as error:
         raise UsageError("ALL_PROXY, HTTP_PROXY, HTTPS_PROXY: a SOCKS proxy needs the package socksio") from error
     except (ValueError, httpx2.InvalidURL) as error:
@@ -39,6 +42,8 @@ def new_client(**options: Any) -> httpx2.Client:
     except OSError as error:  # of ssl too
         why = shown(error.strerror or str(error))
         raise UsageError(f"SSL_CERT_FILE, SSL_CERT_DIR: the certificates cannot be read ({why})") from error
+    watch(client)
+    return client
 
 
 @functools.cache
@@ -57,7 +62,7 @@ def told(name: str, timeout_s: float) -> Iterator[None]:
     except httpx2.ConnectTimeout as error:
         raise SourceError(name, f"no connection could be made{_way(error)}", unreachable=True) from error
     except httpx2.TimeoutException as error:
-        raise SourceError(name, f"silent for {timeout_s:.0f} s") from error
+        raise SourceError(name, NO_END if str(error) == NO_END else f"silent for {timeout_s:.0f} s") from error
     except httpx2.RemoteProtocolError as error:
         if "disconnected" in str(error) or "closed connection" in str(error):
             raise SourceError(name, "the connection was cut") from error
@@ -75,6 +80,8 @@ def told(name: str, timeout_s: float) -> Iterator[None]:
         is_connecting = isinstance(error, httpx2.ConnectError)
         way = _way(error) if is_connecting else ""
         raise SourceError(name, f"{why}{way}", unreachable=is_connecting) from error
+    except UnicodeError as error:  # what IDNA says of a host's name, or of how long its parts are
+        raise ProtocolError(name, f"the name of a host cannot be: {shown(str(error))}") from error
     except (httpx2.InvalidURL, httpx2.DecodingError) as error:
         raise ProtocolError(name, shown(str(error))) from error
 

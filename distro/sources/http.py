@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     import httpx2
 
 _MOST_REDIRECTS = 5
+_PORTS = range(1, 2**16)
 _REDIRECTS = {301, 302, 303, 307, 308}
 _ANSWERS = {200, 206, 416}
 _BUSY = {408, 425, 429, 500, 502, 503, 504}
@@ -146,6 +147,8 @@ class HttpReader:
             if response.status_code == 206 and not is_range:
                 response.close()
                 response = self._get(url, {})  # it cannot do ranges; then the whole file, and we skip
+                if response.status_code != 200:
+                    raise ProtocolError(self.name, f"sends no part of {shown(_plain(response.url))}, nor all of it")
             if response.status_code == 206:
                 yield from self._body(response, None if size is None else size - offset)
             else:
@@ -204,7 +207,8 @@ class HttpReader:
 
     def _redirected(self, first: httpx2.URL, here: httpx2.URL, location: str) -> httpx2.URL:
         there = here.join(location)
-        if not location or not there.host or there.scheme not in ("http", "https"):
+        is_address = location and there.host and there.scheme in ("http", "https")
+        if not is_address or (there.port is not None and there.port not in _PORTS):
             raise ProtocolError(self.name, f"redirects to {shown(_plain(there))}, which is no http or https address")
         if here.scheme == "https" and there.scheme == "http":
             raise ProtocolError(self.name, f"redirects from https to {shown(_plain(there))}")
