@@ -40,6 +40,7 @@ class Settings:
     offline: bool = False  # no network at all
     timeout_s: float = 30.0  # of silence on a connection
     retries: int = 5  # without progress, per file and source
+    files_at_once: int = 8  # small ones of one fetch; each of the others comes alone, on many connections
     no_color: bool = False
     state_folder: Path | None = None  # accepted licences, what is known of mirrors; None: nothing is remembered
     limits: tuple[tuple[str, int], ...] = ()  # (one of KINDS, or "" for all together; bytes per second)
@@ -148,6 +149,7 @@ _KEYS: Mapping[str, tuple[Callable[[object], bool], str]] = {
         "seconds, above 0, at most a day",
     ),
     "retries": (lambda value: isinstance(value, int) and _is_number(value) and 0 <= value <= 1000, "0 to 1000"),
+    "files_at_once": (lambda value: isinstance(value, int) and _is_number(value) and 1 <= value <= 64, "1 to 64"),
 }
 
 # What it may say besides: a setting, and how its texts are read.

@@ -35,7 +35,7 @@ class Partial:
         self.size = 0
         self._descriptor = -1
         self._journal: Journal | None = None
-        with disk.told(area / key):
+        with disk.told(area / key), CLAIMS.lock:  # so that no other thread finds the area empty, and removes it
             disk.make_folder(area, private=area)
             self.path = (None if fresh else self._claim()) or self._begin()
             self._open()
@@ -159,7 +159,7 @@ class Partial:
             self._forget_pieces()
             self.path.unlink(missing_ok=True)
         CLAIMS.let_go(self.path)
-        with suppress(OSError):  # only if nothing else is arriving
+        with CLAIMS.lock, suppress(OSError):  # only if nothing else is arriving
             if self._area.name == ".distro-partial":
                 self._area.rmdir()
 

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from distro.digest import LEAF, Tree
 from distro.errors import DistroError
 from distro.manifest import File, Variant
 from distro.piece_hashes import PieceHashes, piece_length_for
+from distro.verify import strongest
+
+if TYPE_CHECKING:
+    from distro.proofs import Proofs
+    from distro.store import Store
 
 _HASH_BYTES = 32
 
@@ -51,6 +56,18 @@ class TreeProof:
     def is_right(self, number: int, sha256: bytes, tree: Tree | None) -> bool:
         expected = self._roots[number * _HASH_BYTES : (number + 1) * _HASH_BYTES]
         return tree is not None and tree.root(self._height) == expected
+
+
+def known_list(store: Store, proofs: Proofs, file: File) -> ListProof | None:
+    """By a list that lies in the store, if it was made here in a read that gave what was published of the file."""
+    proof = strongest(file)
+    if proof is None or file.size is None:
+        return None
+    for digest, sha256 in proofs.lists_of(*proof).items():
+        hashes = store.find_list(digest, sha256, file.size)
+        if hashes is not None and hashes.piece_length == piece_length_for(file.size):
+            return ListProof(hashes)
+    return None
 
 
 def proof_of(file: File, variant: Variant) -> PieceProof | None:

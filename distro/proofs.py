@@ -4,7 +4,7 @@
 space, and JSON in one line. New lines are appended; the last one of a path counts.
 
     {"path": "/…", "device": 1, "inode": 2, "size": 3, "mtime_ns": 4, "ctime_ns": 5, "boot": "…",
-     "read_ns": 6, "digests": {"sha256": "…"}, "pieces": "…"}
+     "read_ns": 6, "digests": {"sha256": "…"}, "pieces": "…"}      and "by": "fetch", where that is so
 
 It saves reading and decides nothing that reading would decide otherwise, as far as that can be had:
 
@@ -15,6 +15,10 @@ It saves reading and decides nothing that reading would decide otherwise, as far
   program can set), for a day, and until the machine is started again: what a power cut or a failing disk did shows in
   none of these. A file that was changed just before it was read could change once more within the same tick of the file
   system's clock, so its proof does not count.
+- Of a file that `fetch` brought, the bytes were read while it was a part file, which is ours alone; then it got its
+  name, which changes the time of its status. So its proof counts as long as that time stays, as if it had been read
+  right after that. What somebody did to it in the same tick in which it got its name would not show: a few
+  milliseconds, but a second or two on file systems that count whole seconds, and there such a proof does not count.
 - `pieces` is the list of piece hashes that was made in the same read. That the list belongs to the digests stays true
   for ever, so that later each piece can be proven by itself (distro/piece_hashes.py).
 """
@@ -45,6 +49,7 @@ _COMPACT_BYTES = 4 << 20  # of which most is out of date
 _LONGEST_NS = 24 * 3600 * 10**9
 _SETTLED_NS = 2 * 10**9  # the coarsest clock of a file system that is in use, FAT's
 _HEX = re.compile(r"[0-9a-f]+", re.ASCII)
+_BY_FETCH = "fetch"
 _KEYS = {"path", "device", "inode", "size", "mtime_ns", "ctime_ns", "boot", "read_ns", "digests", "pieces"}
 
 
@@ -65,7 +70,10 @@ class Stamp:
 
 @dataclass(frozen=True)
 class Remembered:
-    """One reading of a file. read_ns: when it began, nanoseconds since 1970. pieces: digest of the list made in it."""
+    """One reading of a file. read_ns: when it began, nanoseconds since 1970. pieces: digest of the list made in it.
+
+    by_fetch: whether it was read before it got its name from us.
+    """
 
     path: str
     stamp: Stamp
@@ -73,6 +81,7 @@ class Remembered:
     digests: Mapping[str, str]
     pieces: str | None = None
     boot: str = ""
+    by_fetch: bool = False
 
     @property
     def proven_at(self) -> datetime:
@@ -91,12 +100,20 @@ class Proofs:
         found = self._known.get(str(path.absolute()))
         if found is None or found.stamp != stamp or found.boot != _boot():
             return None
-        is_settled = found.read_ns - max(stamp.mtime_ns, stamp.ctime_ns) >= _SETTLED_NS
+        if found.by_fetch:
+            is_settled = stamp.ctime_ns % 10**9 != 0
+        else:
+            is_settled = found.read_ns - max(stamp.mtime_ns, stamp.ctime_ns) >= _SETTLED_NS
         return found if is_settled and 0 <= self._clock() - found.read_ns <= _LONGEST_NS else None
 
     def digests_of(self, pieces: str) -> Mapping[str, str]:
         """The digests of the file whose list of piece hashes has this digest, by a read of ours; empty without one."""
         return next((each.digests for each in self._known.values() if each.pieces == pieces), {})
+
+    def lists_of(self, kind: str, digest: str) -> Mapping[str, str]:
+        """Lists of piece hashes that were made in a read that gave a file this digest, and its SHA-256, by theirs."""
+        known = (each for each in self._known.values() if each.digests.get(kind) == digest)
+        return {each.pieces: each.digests["sha256"] for each in known if each.pieces and "sha256" in each.digests}
 
     def remember(self, proofs: Iterable[Remembered]) -> None:
         """Keep them for later runs too, where that can be done."""
@@ -157,8 +174,8 @@ def _is_private(status: os.stat_result) -> bool:
 
 
 def _line(proof: Remembered) -> bytes:
-    value = {**asdict(proof), **asdict(proof.stamp)}
-    del value["stamp"]
+    value = {**asdict(proof), **asdict(proof.stamp)} | ({"by": _BY_FETCH} if proof.by_fetch else {})
+    del value["stamp"], value["by_fetch"]
     text = json.dumps(value, sort_keys=True).encode()
     return _check(text) + b" " + text + b"\n"
 
@@ -175,7 +192,7 @@ def _parse(line: bytes) -> Remembered | None:
         value = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    return _judged(value) if isinstance(value, dict) and value.keys() == _KEYS else None
+    return _judged(value) if isinstance(value, dict) and value.keys() - {"by"} == _KEYS else None
 
 
 def _judged(value: dict[str, Any]) -> Remembered | None:
@@ -189,7 +206,9 @@ def _judged(value: dict[str, Any]) -> Remembered | None:
         return None
     if pieces is not None and not _is_digest("sha256", pieces):
         return None
-    return Remembered(value["path"], Stamp(*numbers[:5]), numbers[5], digests, pieces, value["boot"])
+    if value.get("by", _BY_FETCH) != _BY_FETCH:
+        return None
+    return Remembered(value["path"], Stamp(*numbers[:5]), numbers[5], digests, pieces, value["boot"], "by" in value)
 
 
 def _is_digest(kind: str, digest: object) -> bool:

@@ -31,7 +31,7 @@ from distro.manifest import File
 from distro.owner import CLAIMS, Owner
 from distro.partial import Partial
 from distro.piece_hashes import FOLDER as LISTS
-from distro.piece_hashes import PieceHashes
+from distro.piece_hashes import PieceHashes, find_list
 from distro.pieces import identity_of, received
 from distro.receipt import Receipt
 from distro.result import Output, Result
@@ -73,6 +73,12 @@ class Store:
             for path in (folder / LISTS).glob("*"):
                 if path.name not in named and not path.name.startswith("."):  # one that another process is writing
                     path.unlink(missing_ok=True)
+
+    def find_list(self, digest: str, sha256: str, size: int) -> PieceHashes | None:
+        """A list of piece hashes that lies beside any receipt here."""
+        paths = self._models.glob(f"*/*/{LISTS}/{digest}")
+        found = (find_list(path.parent.parent, digest, sha256, size) for path in paths)
+        return next((each for each in found if each is not None), None)
 
     def variants(self) -> Iterator[tuple[str, str]]:
         """(model, variant) of all that is here with a receipt, by name; a receipt that is not sound is passed over."""

@@ -83,7 +83,7 @@ def say(text: str) -> None:
     """Talk beside the answer."""
     if sys.stderr is not None:  # print would turn to stdout
         with suppress(OSError):
-            print(text, file=sys.stderr, flush=True)  # noqa: T201
+            print(text + "\n", end="", file=sys.stderr, flush=True)  # noqa: T201  in one, as several threads talk
 
 
 def error(text: str) -> None:
@@ -120,6 +120,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequen
 
 
 _LINE_EVERY_S = 5.0
+_SHORT_S = 0.3  # work that takes no longer gets no bar: of many small files only that of all together shows
 
 
 class _TqdmBar(SilentBar):
@@ -177,7 +178,8 @@ class _Bars:
         from tqdm import tqdm
 
         bar = tqdm(
-            total=total, initial=done, desc=shown(title), unit="B", unit_scale=True, dynamic_ncols=True, leave=False
+            total=total, initial=done, desc=shown(title), unit="B", unit_scale=True, dynamic_ncols=True, leave=False,
+            delay=_SHORT_S,
         )  # fmt: skip
         return _TqdmBar(bar)
 

@@ -437,7 +437,10 @@ def test_if_no_source_is_right_it_is_79(hub: FakeHub, settings: Settings) -> Non
     with pytest.raises(WrongBytesError) as caught:
         _fetch(settings, _variant(f"{hub.url}/plain/", "http://127.0.0.1:9/"))
     assert exit_code(caught.value) == 79
-    assert _final_files(settings) == ["m/v/config.json"]
+    assert _final_files(settings) == ["m/v/config.json", "m/v/receipt.json"]
+    receipt = Store(settings.home).receipt("m", "v")
+    assert receipt is not None
+    assert receipt.files.keys() == {CONFIG.path}  # proven before that, and not to be read again
 
 
 def test_the_next_source_goes_on_where_the_first_was_cut(hub: FakeHub, settings: Settings) -> None:
