@@ -27,6 +27,7 @@ _SETTLED_S = 1.0  # after which the rate of a run means something
 _WORTH_TAKING_S = 0.75  # of work that is left to another, before it is shared
 _MUCH_SLOWER = 2.0
 _STALLED_S = 5.0
+_SILENT_S = 4.0  # after which another connection is tried: TCP itself waits ever longer before it looks again
 _RECENT_S = 2.0
 _FREE, _CLAIMED, _HERE = 0, 1, 2
 
@@ -34,8 +35,9 @@ _FREE, _CLAIMED, _HERE = 0, 1, 2
 class Run:
     """Pieces from `piece` up to `stop`, claimed. offset: of the next byte, within `piece`.
 
-    rate: bytes per second, None until it was measured. lock: held while its bytes are written, so that nothing is
-    written any more once it is lost, that is, somebody else's.
+    rate: bytes per second, None until it was measured. asked_at: since when the source has to say something, None while
+    it has not. lock: held while its bytes are written, so that nothing is written any more once it is lost, that is,
+    somebody else's.
     """
 
     def __init__(self, lane: Lane, piece: int, stop: int, offset: int, now: float) -> None:
@@ -43,6 +45,7 @@ class Run:
         self.lock = threading.Lock()
         self.is_lost = False
         self.rate: float | None = None
+        self.asked_at: float | None = None
         self.began = self.last_byte = now
         self.n_bytes = self.n_measured = self.n_before_failure = 0
 
@@ -174,7 +177,14 @@ class Allotment:
                 rates := [run.rate for run in runs if run.rate is not None and now - run.began > _SETTLED_S]
             ):
                 lane.rate = sum(rates) / len(rates)
+            lane.n_instead = self._n_instead(runs, now)
             lane.adapt(self._n_done[lane] + sum(run.n_bytes for run in runs), len(runs))
+
+    def _n_instead(self, runs: Sequence[Run], now: float) -> int:
+        """Connections that a lane may have besides; one alone if none of it is heard, as when the network is away."""
+        waits = [now - max(run.asked_at, run.last_byte) for run in runs if run.asked_at is not None]
+        n_silent = sum(wait > _SILENT_S for wait in waits)
+        return n_silent if n_silent < len(waits) else min(1, n_silent)
 
     def _free_run(self, lane: Lane) -> Run | None:
         """The free pieces nearest to the beginning."""

@@ -1,7 +1,7 @@
 """One source as the engine sees it: how many connections it is worth, how fast they are, when it may be asked again.
 
-The number of connections is found by trying: one more as long as that made it faster, one less if it did not or if the
-source refuses so many. What was learnt holds for the files that follow.
+The number of connections is found by trying: twice as many as long as that makes it faster, as before if it does not,
+fewer if the source refuses so many. What was learnt holds for the files that follow.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from distro.sources.retry import Patience
 
 MOST_CONNECTIONS = 8
 _WINDOW_S = 1.5  # over which a number of connections is judged
-_WORTH = 1.1  # times as fast: a further connection stays
-_HOLD_S = 20.0  # until one more is tried again
+_WORTH = 1.1  # times as fast: further connections stay
+_HOLD_S = 20.0  # until more are tried again
 
 
 class Lane:
     """limit: connections that may be open. rate: bytes per second of each, None until known. left: why it is no use.
 
     is_ranged: whether it gives any part of a file. is_swarm: whether one worker has many pieces on their way at once,
-    and writes them itself; its rate is that of all. not_before: monotonic time of the next try. note: for people.
+    and writes them itself; its rate is that of all. not_before: monotonic time of the next try. n_instead: connections
+    in place of those that have gone silent. note: for people.
     """
 
     def __init__(
@@ -38,15 +39,16 @@ class Lane:
         self.rate: float | None = None
         self.left: BaseException | None = None
         self.not_before = 0.0
+        self.n_instead = 0
         self._limit, self._clock = 1, clock
         self._patience = Patience(retries, clock)
         self._window: tuple[float, int] | None = None  # when it began, bytes received before
-        self._before: float | None = None  # bytes per second of all connections, before the last one was added
+        self._before: tuple[int, float] | None = None  # connections and bytes per second, before more were added
         self._hold_until = 0.0
 
     @property
     def limit(self) -> int:
-        return self._limit if self.is_ranged else 1
+        return self._limit + self.n_instead if self.is_ranged else 1
 
     def begin(self) -> None:
         """A new file."""
@@ -90,10 +92,10 @@ class Lane:
         if now - began < _WINDOW_S:
             return
         rate, self._window = (n_received - before) / (now - began), None
-        if self._before is not None and rate < _WORTH * self._before:
-            self._limit, self._before, self._hold_until = max(1, self._limit - 1), None, now + _HOLD_S
+        if self._before is not None and rate < _WORTH * self._before[1]:
+            self._limit, self._before, self._hold_until = self._before[0], None, now + _HOLD_S
         elif self._limit < MOST_CONNECTIONS and now >= self._hold_until:
-            self._limit, self._before = self._limit + 1, rate
+            self._limit, self._before = min(MOST_CONNECTIONS, 2 * self._limit), (self._limit, rate)
 
     def _measure(self, n_received: int, now: float) -> None:
         """The rate of all that comes, half of it of the last time that it was asked."""

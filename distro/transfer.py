@@ -208,18 +208,24 @@ class Transfer:
 
     def _stream(self, run: Run) -> bool:
         """One request; whether the run is done or lost. Raises SourceError, WrongBytesError."""
-        run.lane.pace.wait(lambda: self.is_over)
+        run.lane.pace.wait(lambda: run.is_lost or self.is_over)
         with self.changed:
             if run.is_lost or self.is_over:
                 return True
             # One that cannot do ranges is asked for all that follows, and skips what comes before.
             stop = self.pieces.span(run.stop - 1)[1] if run.lane.is_ranged else None
         source = cast(StreamSource, run.lane.source)
-        with closing(source.read(self.file, run.offset, stop)) as stream:  # type: ignore[type-var]
-            for data in stream:
-                if self._take(run, memoryview(data)):
-                    return True
-                run.lane.pace.spend(len(data), lambda: run.is_lost)
+        run.asked_at = self.clock()
+        try:
+            with closing(source.read(self.file, run.offset, stop)) as stream:  # type: ignore[type-var]
+                for data in stream:
+                    run.asked_at = None
+                    if self._take(run, memoryview(data)):
+                        return True
+                    run.lane.pace.spend(len(data), lambda: run.is_lost)
+                    run.asked_at = self.clock()
+        finally:
+            run.asked_at = None
         return False
 
     def _take(self, run: Run, view: memoryview) -> bool:

@@ -21,7 +21,7 @@ from distro.store import Partial
 
 PROGRESS = 16 * 1024  # bytes; less than this from a connection does not count
 _LONGEST_WAIT_S = 60.0
-_POLL_S = 4.0  # between looks whether the network is back
+_POLL_S = 2.0  # between looks whether the network is back
 _AWAY_S = 900.0
 
 T = TypeVar("T")

@@ -53,13 +53,13 @@ def _run(lane: Lane, clock: Clock, seconds: float, rate_of: dict[int, float]) ->
 
 
 def test_connections_are_added_while_that_helps(lane: Lane, clock: Clock) -> None:
-    assert _run(lane, clock, 60, {n: 1e6 * n for n in range(1, 9)}) == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert _run(lane, clock, 60, {n: 1e6 * n for n in range(1, 9)}) == [1, 2, 4, 8]
     assert lane.limit == MOST_CONNECTIONS
 
 
 def test_one_that_brings_nothing_is_taken_back(lane: Lane, clock: Clock) -> None:
     assert _run(lane, clock, 15, dict.fromkeys(range(1, 9), 5e6)) == [1, 2, 1]
-    assert _run(lane, clock, 60, {1: 5e6, 2: 9e6, 3: 9e6})[-1] == 2  # it is tried again, now and then
+    assert _run(lane, clock, 60, {1: 5e6, 2: 9e6, 4: 9e6})[-1] == 2  # it is tried again, now and then
 
 
 def test_idle_connections_say_nothing(lane: Lane, clock: Clock) -> None:
@@ -118,7 +118,7 @@ def test_a_network_that_is_away_is_looked_for_every_few_seconds_for_a_quarter_of
         waits.append(wait)
         clock.now += wait + 0.1
     assert 900 <= clock.now - began < 910
-    assert max(waits) <= 4
+    assert max(waits) <= 2
     patience.worked()
     assert patience.failed(gone) == 0
 

@@ -116,6 +116,20 @@ def test_a_silent_source_holds_nobody_up(bench: Bench, monkeypatch: pytest.Monke
     assert silent.n_sent == 0
 
 
+def test_a_connection_that_has_gone_silent_gets_another_beside_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after an outage, when TCP looks for the other side ever more rarely."""
+    monkeypatch.setattr(allotment, "_STALLED_S", 1.0)
+    monkeypatch.setattr(allotment, "_SILENT_S", 0.8)
+    source = Scripted("good", DATA, stalls=1, timeout_s=20.0, rate=4e6)
+    began = time.monotonic()
+    assert bench.of(source).run()
+    assert bench.is_right
+    assert time.monotonic() - began < 8
+    assert source.most_open == 2
+
+
 @pytest.mark.parametrize("cut_after", [100_000, 20_000])
 def test_a_source_that_is_cut_goes_on_at_that_byte(bench: Bench, cut_after: int) -> None:
     source = Scripted("cut", DATA, cut_after=cut_after)
