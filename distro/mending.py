@@ -6,7 +6,6 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -36,24 +35,14 @@ class Pieces(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class WholeFile:
-    """A file of which nothing but the digest of the whole is known: one piece."""
-
-    size: int
-    kind: str
-    digest: str
-    n_pieces: int = 1
-
-    def span(self, index: int) -> tuple[int, int]:
-        return 0, self.size
-
-    def is_right(self, index: int, descriptor: int) -> bool:
-        if os.fstat(descriptor).st_size != self.size:
-            return False
-        digester = Digester((self.kind,), self.size)
-        feed_range(descriptor, 0, self.size, digester.update)
-        return digester.digests().get(self.kind) == self.digest
+def is_whole(descriptor: int, size: int | None, kind: str, digest: str) -> bool:
+    """Whether an open file has this digest, and this size where that is known."""
+    length = os.fstat(descriptor).st_size
+    if size not in (None, length):
+        return False
+    digester = Digester((kind,), length)
+    feed_range(descriptor, 0, length, digester.update)
+    return digester.digests().get(kind) == digest
 
 
 class Mending:
@@ -78,7 +67,7 @@ class Mending:
     def is_right(self, index: int) -> bool | None:
         return self.pieces.is_right(index, self._part.fileno())
 
-    def write(self, offset: int, data: bytes) -> None:
+    def write(self, offset: int, data: bytes | memoryview) -> None:
         """Bytes that somebody else gave."""
         self._output.write_at(offset, data)
         with self._lock:

@@ -6,13 +6,15 @@
     the digest of the whole  ──►  the part file takes the place of the file
 
 The wrong file stays until the right one is proven. A repair that was interrupted goes on with its part file. Without
-piece hashes, or with hashes that turn out to be of another file, the whole file is fetched: it is one piece.
+piece hashes, with hashes that turn out to be of another file, or where nobody sends parts, the whole file is brought as
+`distro fetch` does it, from all sources at once, and gone on with as that is.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -21,22 +23,27 @@ from typing import BinaryIO
 
 from converters.errors import shown
 from converters.running_digest import SHORT_BYTES
+from distro import disk
 from distro.config import Settings
 from distro.digest import open_regular
 from distro.errors import CannotCreateError, DistroError, NotFoundError, SourceError, WrongBytesError
+from distro.fetch import fetch_anew
 from distro.journal import Journal
 from distro.manifest import File
-from distro.mending import Mending, Pieces, WholeFile, copy
+from distro.mending import Mending, Pieces, copy, is_whole
+from distro.pace import pace_of
 from distro.piece_hashes import PieceHashes, find_list
 from distro.progress import Progress, SilentBar
-from distro.prove import Proof, prove
+from distro.prove import How, Proof, prove
 from distro.ranges import Ranges
 from distro.receipt import Receipt
-from distro.sources import open_source
+from distro.sources import kind_of, open_source
+from distro.sources.base import NoRangesError
 from distro.sources.caches import caches_of
-from distro.store import Store
+from distro.sources.paced import Paced
+from distro.store import Result, Store
 from distro.verification import Finding, Subject, keep
-from distro.verify import Status, strongest
+from distro.verify import Status, judge, strongest
 
 _MOST_COPIES = 16  # files of this machine that are looked into
 _BROKEN = (Status.WRONG, Status.MISSING)
@@ -87,7 +94,8 @@ def repair(
     with _Repair(settings, subject, [found[index].verdict.path for index in broken], helpers, progress) as work:
         for index in broken:
             try:
-                proof, done = work.mend(found[index])
+                with disk.told(found[index].verdict.path):
+                    proof, done = work.mend(found[index])
             except DistroError as error:
                 progress.say(f"{shown(found[index].name)}: not repaired: {error}")
                 failure = failure or error
@@ -127,16 +135,18 @@ class _Repair:
             raise NotFoundError("nobody says what it ought to be")
         _refuse_links(claim.path, self._subject.folder)
         pieces = self._pieces(claim.file, claim.pieces)
-        if pieces is not None:
-            try:
-                return self._mend(finding.name, claim.path, claim.file, pieces)
-            except WrongBytesError as error:
-                self._progress.say(f"{error}, though its pieces are what their hashes say; all of it is fetched")
-        else:
+        if pieces is None:
             self._progress.say(f"{shown(finding.name)}: no hashes of its pieces are known; all of it is fetched")
-        if claim.file.size is None:
-            raise NotFoundError("nobody says how large it ought to be")
-        return self._mend(finding.name, claim.path, claim.file, WholeFile(claim.file.size, *digest))
+            return self._whole(finding.name, claim.path, claim.file, *digest)
+        try:
+            return self._mend(finding.name, claim.path, claim.file, pieces)
+        except WrongBytesError as error:
+            self._progress.say(f"{error}, though its pieces are what their hashes say; all of it is fetched")
+        except SourceError as error:
+            if not any(isinstance(each, NoRangesError) for each in self._ranges.failures.values()):
+                raise
+            self._progress.say(f"{error}; all of it is fetched")
+        return self._whole(finding.name, claim.path, claim.file, *digest)
 
     def _pieces(self, file: File, own: PieceHashes | None) -> Pieces | None:
         """The hashes of a file's pieces: of its receipt, of the same file in the store, of torrents."""
@@ -185,12 +195,31 @@ class _Repair:
                 if doubtful and not proof.verdict.is_right:
                     self._bring(mending, doubtful)
                     proof = prove(result.path, file)
-            verdict = replace(proof.verdict, path=path)
-            if not verdict.is_right:
-                raise WrongBytesError(path, verdict.kind or "", verdict.found or "", verdict.expected or "")
-            result.publish()
-        done = Repaired(name, len(wrong), pieces.n_pieces, mending.fetched, tuple(mending.sources))
-        return replace(proof, verdict=verdict), done
+            proof = _publish(result, proof)
+        return proof, Repaired(name, len(wrong), pieces.n_pieces, mending.fetched, tuple(mending.sources))
+
+    def _whole(self, name: str, path: Path, file: File, kind: str, digest: str) -> tuple[Proof, Repaired]:
+        """From a file of this machine that is the same, else from whoever has it. Raises as `fetch` does."""
+        for stream in self._near(file):
+            if is_whole(stream.fileno(), file.size, kind, digest):
+                with self._store.result(path, single_file=True, replace=True) as result:
+                    output = result.create(path.name, size := os.fstat(stream.fileno()).st_size)
+                    if not output.take_over(stream):
+                        copy(stream, output, 0, size)
+                    return _publish(result, prove(result.path, file)), Repaired(name, 1, 1, 0, ())
+        model, variant = self._subject.model, self._subject.variant
+        if model is None or variant is None:
+            raise SourceError(name, "nobody is known who has it (see --from)")
+        if self._helpers.torrent is not None:
+            variant = replace(variant, sources=(*variant.sources, str(self._helpers.torrent)))
+        target = None if self._subject.receipt is not None else self._subject.folder
+        before = self._store.received(model.name, variant.name, file, beside=target)
+        entry, pieces = fetch_anew(
+            self._settings, model, variant, file,
+            target=target, folder=self._helpers.folder, peers=self._helpers.peers, progress=self._progress,
+        )  # fmt: skip
+        proof = Proof(judge(path, kind, digest, digest), How.READ, pieces=pieces)
+        return proof, Repaired(name, 1, 1, max(0, entry.size - before), (entry.source,))
 
     def _bring(self, mending: Mending, wrong: Sequence[int]) -> None:
         """These pieces, from what is near first. Raises SourceError if nobody has one of them."""
@@ -246,7 +275,8 @@ class _Repair:
         for reference in (*self._torrents(), *packages):
             try:
                 with ExitStack() as stack:
-                    source = open_source(self._settings, reference, variant, peers=self._helpers.peers)
+                    pace = pace_of(self._settings, kind_of(reference), say=self._progress.say)
+                    source = Paced(open_source(self._settings, reference, variant, peers=self._helpers.peers), pace)
                     stack.callback(source.close)
                     partial = stack.enter_context(
                         self._store.partial(model.name, variant.name, mending.file, beside=beside)
@@ -262,6 +292,15 @@ class _Repair:
             if not wrong:
                 break
         return wrong
+
+
+def _publish(result: Result, proof: Proof) -> Proof:
+    """Put what was made into its place. Raises WrongBytesError for what is not right."""
+    verdict = replace(proof.verdict, path=result.target)
+    if not verdict.is_right:
+        raise WrongBytesError(result.target, verdict.kind or "", verdict.found or "", verdict.expected or "")
+    result.publish()
+    return replace(proof, verdict=verdict)
 
 
 def _note(journal: Journal | None, index: int) -> None:

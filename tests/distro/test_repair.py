@@ -5,15 +5,22 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from distro import config, repair, verification
+from distro.config import Settings
 from distro.manifest import Family, File, License, Model, Variant
 from distro.manifest_file import dump
 from distro.piece_hashes import PieceHasher, PieceHashes
+from distro.progress import Silent
 from distro.receipt import Entry, Receipt
+from distro.reference import parse_reference
 from distro.store import Store
 from distro.swarm.make import make
 from tests.fakes.command import Outcome, run
@@ -186,18 +193,18 @@ def test_a_source_that_lies_is_left_and_the_next_one_asked(tmp_path: Path, hub: 
 
 
 FAULTS = [
-    ("not there", Fault(status=404), 75),
-    ("busy", Fault(status=503), 75),
-    ("a page", Fault(body=b"<html>", headers={}), 75),
-    ("another size", Fault(body=CONTENT[:-1]), 75),
-    ("wrong bytes", Fault(flip_at=100), 75),
-    ("cut", Fault(cut_after=1000), 75),
+    ("not there", Fault(status=404), 75, "bytes 0 to 4194303"),
+    ("busy", Fault(status=503), 75, "bytes 0 to 4194303"),
+    ("a page", Fault(body=b"<html>", headers={}), 76, "has 6 bytes of"),
+    ("another size", Fault(body=CONTENT[:-1]), 76, "has 20999999 bytes of"),
+    ("wrong bytes", Fault(flip_at=100), 75, "bytes 0 to 4194303"),
+    ("cut", Fault(cut_after=1000), 75, "bytes 0 to 4194303"),
 ]
 
 
-@pytest.mark.parametrize(("fault", "code"), [row[1:] for row in FAULTS], ids=[row[0] for row in FAULTS])
+@pytest.mark.parametrize(("fault", "code", "why"), [row[1:] for row in FAULTS], ids=[row[0] for row in FAULTS])
 def test_what_nobody_has_leaves_the_file_as_it_was(
-    tmp_path: Path, hub: FakeHub, folder: Path, fault: Fault, code: int
+    tmp_path: Path, hub: FakeHub, folder: Path, fault: Fault, code: int, why: str
 ) -> None:
     (tmp_path / "config").mkdir()
     (tmp_path / "config" / "config.toml").write_text("retries = 0\n")
@@ -208,7 +215,7 @@ def test_what_nobody_has_leaves_the_file_as_it_was(
     hub.faults = [fault]
     outcome = mend(tmp_path, hub)
     assert outcome.code == code
-    assert "bytes 0 to 4194303" in outcome.error
+    assert why in outcome.error
     assert (folder / "model.gguf").read_bytes() == wrong
     assert (folder / "config.json").read_bytes() == SMALL  # one file that cannot be mended does not keep others
     hub.faults = []
@@ -221,20 +228,124 @@ def test_an_interrupted_repair_goes_on(tmp_path: Path, hub: FakeHub, folder: Pat
     (tmp_path / "config").mkdir()
     (tmp_path / "config" / "config.toml").write_text("retries = 0\n")
     flip(*(index * PIECE for index in range(5)))(folder / "model.gguf")
-
-    def after(n_bytes: int) -> None:
-        if hub.n_sent() > 2.5 * PIECE and not hub.faults:
-            hub.faults = [Fault(status=503)]
-
-    hub.on_sent = after
+    wrong = (folder / "model.gguf").read_bytes()
+    hub.faults = [Fault(times=1, cut_after=5 * PIECE // 2), Fault(status=503)]
     assert mend(tmp_path, hub).code == 75
-    first = hub.n_sent()
-    hub.on_sent, hub.faults = (lambda n_bytes: None), []
+    assert (folder / "model.gguf").read_bytes() == wrong
+    assert 2 * PIECE < hub.n_sent() < 3 * PIECE
+    hub.faults = []
     outcome = mend(tmp_path, hub)
     assert outcome.code == 0, outcome.error
     assert (folder / "model.gguf").read_bytes() == CONTENT
-    assert first >= 3 * PIECE
-    assert hub.n_sent() <= 5 * PIECE + 100  # and what the server said instead
+    assert outcome.json["repaired"][0]["fetched"] == 2 * PIECE  # of the third the byte that was wrong has come
+    assert left_over(tmp_path) == []
+
+
+def test_a_repair_of_a_whole_file_goes_on_where_it_was_interrupted(tmp_path: Path, hub: FakeHub) -> None:
+    """Nobody knows the hashes of its pieces; what came is found again all the same."""
+    folder = put(tmp_path / "home", hub, {"model.gguf": CONTENT}, lists=False)
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "config.toml").write_text("retries = 0\n")
+    flip(5)(folder / "model.gguf")
+    wrong = (folder / "model.gguf").read_bytes()
+    hub.faults = [Fault(times=1, cut_after=5 * PIECE // 2), Fault(status=503)]
+    assert mend(tmp_path, hub).code == 75
+    assert (folder / "model.gguf").read_bytes() == wrong
+    first = hub.n_sent()
+    hub.faults = []
+    outcome = mend(tmp_path, hub)
+    assert outcome.code == 0, outcome.error
+    assert (folder / "model.gguf").read_bytes() == CONTENT
+    assert hub.n_sent() <= SIZE + PIECE + 1000
+    assert outcome.json["repaired"][0]["fetched"] <= SIZE - 2 * PIECE <= hub.n_sent() - first + PIECE
+    assert left_over(tmp_path) == []
+
+
+def test_a_cut_connection_is_gone_on_with_and_pieces_in_a_row_are_one_request(
+    tmp_path: Path, hub: FakeHub, folder: Path
+) -> None:
+    flip(*(index * PIECE for index in (0, 1, 2, 4, 5)))(folder / "model.gguf")
+    hub.faults = [Fault(times=1, cut_after=100_000)]
+    outcome = mend(tmp_path, hub)
+    assert outcome.code == 0, outcome.error
+    assert (folder / "model.gguf").read_bytes() == CONTENT
+    asked = [request.headers["range"] for request in hub.requests if "model.gguf" in request.path]
+    assert len(asked) == 3
+    assert {"bytes=0-12582911", "bytes=16777216-"} <= set(asked)
+    assert hub.n_sent() == 3 * PIECE + SIZE - 4 * PIECE
+
+
+@pytest.mark.parametrize("lists", [True, False], ids=["pieces", "whole"])
+def test_a_repair_keeps_to_the_limit(tmp_path: Path, hub: FakeHub, lists: bool) -> None:
+    content = CONTENT[: 2 * PIECE]
+    folder = put(tmp_path / "home", hub, {"model.gguf": content}, lists=lists)
+    (tmp_path / "config").mkdir()
+    rate = 6_000_001 + lists  # of a number of its own, as all of a process that have the same limit share it
+    (tmp_path / "config" / "config.toml").write_text(f'limit = "{rate}"\n')
+    flip(5, PIECE + 5)(folder / "model.gguf")
+    began = time.monotonic()
+    outcome = mend(tmp_path, hub)
+    took = time.monotonic() - began
+    assert outcome.code == 0, outcome.error
+    assert (folder / "model.gguf").read_bytes() == content
+    assert took > len(content) / rate - 0.2
+
+
+def test_a_repair_waits_for_its_hours(tmp_path: Path, hub: FakeHub, folder: Path) -> None:
+    """Those of tomorrow: nothing is asked for, and it says until when it waits."""
+    now = time.localtime()
+    start = (now.tm_hour * 60 + now.tm_min + 120) % 1440
+    when = f"{start // 60:02}:{start % 60:02}-{(start + 1) % 1440 // 60:02}:{(start + 1) % 60:02}"
+    settings = Settings(
+        tmp_path / "home", tmp_path / "config", hub_endpoint=hub.url, schedule=config.parse_schedule(when)
+    )
+    flip(5)(folder / "model.gguf")
+    subject = verification.in_store(settings, parse_reference(f"hf:{REPO}"))
+    findings = verification.verify(settings, subject, full=False, progress=Silent())
+    heard: list[str] = []
+
+    class Interrupting(Silent):
+        def say(self, text: str) -> None:
+            heard.append(text)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        repair.repair(settings, subject, findings, repair.Helpers(), progress=Interrupting())
+    assert heard[0].startswith("waiting until ")
+    assert hub.n_sent() == 0
+
+
+def test_a_server_that_sends_no_parts_gives_the_whole(tmp_path: Path, hub: FakeHub, folder: Path) -> None:
+    flip(5)(folder / "model.gguf")
+    hub.faults = [Fault(ignore_range=True)]
+    outcome = mend(tmp_path, hub)
+    assert outcome.code == 0, outcome.error
+    assert (folder / "model.gguf").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("lists", [True, False], ids=["pieces", "whole"])
+def test_killed_at_any_moment_the_file_is_the_old_or_the_new_one(tmp_path: Path, hub: FakeHub, lists: bool) -> None:
+    """And what is left over lets the next one end."""
+    folder = put(tmp_path / "home", hub, {"model.gguf": CONTENT}, lists=lists)
+    flip(5, 9_000_000, SIZE - 1)(folder / "model.gguf")
+    wrong = (folder / "model.gguf").read_bytes()
+    hub.faults = [Fault(rate=20_000_000)]
+    code = "import sys; from distro.cli import main; sys.argv[0] = 'distro'; main()"
+    command = [sys.executable, "-c", code, "--quiet", "verify", f"hf:{REPO}", "--repair"]
+    env = {**os.environ, "DISTRO_HOME": str(tmp_path / "home"), "DISTRO_CONFIG": str(tmp_path / "config"),
+           "DISTRO_STATE": str(tmp_path / "state"), "HF_ENDPOINT": hub.url}  # fmt: skip
+    for n_bytes in (PIECE + 5, 2 * PIECE):
+        child = subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        before = hub.n_sent()
+        while child.poll() is None and hub.n_sent() - before < n_bytes:
+            time.sleep(0.002)
+        child.kill()
+        child.wait()
+        assert (folder / "model.gguf").read_bytes() in (wrong, CONTENT)
+    outcome = mend(tmp_path, hub)
+    assert outcome.code == 0, outcome.error
+    assert (folder / "model.gguf").read_bytes() == CONTENT
+    assert run(tmp_path, "verify", f"hf:{REPO}", "--full").code == 0
 
 
 @pytest.mark.parametrize("forged", ["another list", "no list", "torn", "of the wrong bytes"])
