@@ -31,6 +31,7 @@ def new_client(**options: Any) -> httpx2.Client:
     """A client with our name. options: as httpx2.Client takes them. Raises UsageError for a wrong environment."""
     import httpx2
 
+    from distro.sources.addresses import race
     from distro.sources.deadline import watch
 
     try:
@@ -42,6 +43,7 @@ def new_client(**options: Any) -> httpx2.Client:
     except OSError as error:  # of ssl too
         why = shown(error.strerror or str(error))
         raise UsageError(f"SSL_CERT_FILE, SSL_CERT_DIR: the certificates cannot be read ({why})") from error
+    race(client)
     watch(client)
     return client
 

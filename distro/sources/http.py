@@ -42,7 +42,7 @@ _LONGEST_WAIT_S = 300.0
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})", re.ASCII)
 _UNSATISFIED = re.compile(r"bytes \*/(\d{1,19})", re.ASCII)
 _MOST_SKIPPED = 16 * 2**20  # bytes that come unasked where a server knows no ranges
-# Addresses of one host are tried one after the other, each for so long: IPv6 may lead nowhere.
+# All addresses of a host together (distro/sources/addresses.py): two of the system's tries, after 1 s and after 3 s.
 _CONNECT_S = 5.0
 
 
