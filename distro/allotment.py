@@ -5,7 +5,7 @@ the beginning of the file, so that the proof can follow; how many depends on how
 rest. When none are free, it takes some from the end of the run that would last longest; in the end, even the piece that
 a much slower connection is at. So what is slow, stalled or gone loses its pieces to the others.
 
-A swarm has many single pieces on their way at once, those nearest to the end, so that it and the others meet.
+A swarm has many single pieces on their way at once: where others work too, those nearest to the end, so that they meet.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ class Run:
 class Allotment:
     """The pieces of one file and the runs in which they are claimed. n_missing: pieces that are not here.
 
-    front: bytes that are here from the beginning on, without a gap. contested: pieces that were taken from a swarm,
-    which may write into them still.
+    front: bytes that are here from the beginning on, without a gap. contested: swarms, and pieces that they may write
+    into whoever brings them. payload: bytes that came to swarms, as they count them.
     """
 
     def __init__(self, pieces: Pieces, lanes: Sequence[Lane], clock: Callable[[], float] = time.monotonic) -> None:
@@ -79,7 +79,8 @@ class Allotment:
         self._measured_at = clock()
         self._first_missing = 0
         self.front = 0
-        self.contested: set[int] = set()
+        self.contested: set[tuple[Lane, int]] = set()
+        self.payload: Counter[Lane] = Counter()
         self._advance_front()
 
     def runs(self, lane: Lane | None = None) -> list[Run]:
@@ -97,6 +98,8 @@ class Allotment:
         received = Counter({lane.name: n_bytes for lane, n_bytes in self._n_done.items()})
         for run in self._runs:
             received[run.lane.name] += run.n_bytes
+        for lane, n_bytes in self.payload.items():
+            received[lane.name] = max(received[lane.name], n_bytes)
         return received
 
     def claim(self, lane: Lane) -> Run | None:
@@ -105,7 +108,8 @@ class Allotment:
 
     def claim_singly(self, lane: Lane, n_most: int, has: Callable[[int], bool]) -> list[Run]:
         """Several pieces for a swarm, each a run; none if there is nothing that it has."""
-        numbers = self._last_free(n_most, has)
+        is_alone = not any(self._is_at_work(each) for each in self._lanes if not each.is_swarm)
+        numbers = self._some_free(n_most, has, first=is_alone)
         if not numbers and (found := self._longest(lane)) is not None:
             run, n_taken = found
             while len(numbers) < min(n_taken, n_most) and has(run.stop - 1):
@@ -212,13 +216,14 @@ class Allotment:
         has_begun = not lane.is_swarm or self._n_done[lane] > 0 or bool(self.runs(lane))
         return lane.left is None and lane.is_ranged and has_begun
 
-    def _last_free(self, n_most: int, has: Callable[[int], bool]) -> list[int]:
+    def _some_free(self, n_most: int, has: Callable[[int], bool], *, first: bool) -> list[int]:
+        """first: those nearest to the beginning, for the proof to follow, else those nearest to the end."""
         numbers: list[int] = []
-        number = self._state.rfind(_FREE)
+        number = self._state.find(_FREE) if first else self._state.rfind(_FREE)
         while number >= 0 and len(numbers) < n_most:
             if has(number):
                 numbers.append(number)
-            number = self._state.rfind(_FREE, 0, number)
+            number = self._state.find(_FREE, number + 1) if first else self._state.rfind(_FREE, 0, number)
         return numbers
 
     def _part_of_another(self, lane: Lane) -> Run | None:
@@ -254,12 +259,16 @@ class Allotment:
                 with run.lock:
                     run.is_lost = True
                 if run.lane.is_swarm:
-                    self.contested.add(run.piece)
+                    self.contested.add((run.lane, run.piece))
                 return self._begin(lane, run.piece, run.stop)
         return None
 
     def _seconds(self, run: Run, stop: int) -> float:
-        """How long a run will need up to a piece, at its present rate."""
+        """How long a run will need up to a piece, at its present rate; for a swarm, those before it included."""
+        if run.lane.is_swarm:
+            runs = self.runs(run.lane)
+            left = sum(self._pieces.span(each.piece)[1] - each.offset for each in runs[: runs.index(run) + 1])
+            return left / max(1.0, run.lane.rate or 0.0)
         return (self._pieces.span(stop - 1)[1] - run.offset) / max(1.0, run.rate or 0.0)
 
     def _slowness(self, run: Run) -> tuple[float, float]:

@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING
 
 from distro.allotment import Run
 from distro.lane import Lane
-from distro.pace import Pace
 
 if TYPE_CHECKING:
     from distro.transfer import Transfer
 
-_CLAIM_S = 4.0  # how much work is claimed at once
+_CLAIM_S = 2.0  # how much work is claimed at once
 _FEWEST, _MOST = 4, 64  # pieces that are claimed at once
 
 
@@ -29,10 +28,6 @@ class Errand:
         self._transfer, self._lane = transfer, lane
         self._runs: list[Run] = []
         self.file, self.path, self.pieces = transfer.file, transfer.partial.path, transfer.pieces
-
-    @property
-    def pace(self) -> Pace:
-        return self._lane.pace
 
     @property
     def is_over(self) -> bool:
@@ -69,7 +64,13 @@ class Errand:
     def contest(self, numbers: Iterable[int]) -> None:
         """The swarm may write into these pieces from now on, whoever brings them."""
         ours = {run.piece for run in self._runs}
-        self._transfer.contest({number for number in numbers if number not in ours})
+        self._transfer.contest(self._lane, [number for number in numbers if number not in ours])
+
+    def came(self, n_bytes: int) -> None:
+        """So many bytes more, whatever they are of."""
+        self._lane.pace.note(n_bytes)
+        with self._transfer.changed:
+            self._transfer.allotment.payload[self._lane] += n_bytes
 
     def has_come(self, run: Run, n_bytes: int) -> None:
         """So many bytes of a piece are here; fewer than before where some were wrong."""
@@ -82,7 +83,8 @@ class Errand:
 
     def hand_in(self, run: Run) -> None:
         """All of a piece was written: it is read from the part file, judged and counted. Raises WrongBytesError."""
-        start, stop = self.pieces.span(run.piece)
+        number = run.piece
+        start, stop = self.pieces.span(number)
         run.begin_piece(self._transfer.proof)
         for data in self._transfer.blocks(start, stop):
             run.update(data)
@@ -92,6 +94,7 @@ class Errand:
             self.has_come(run, stop - start)
             self._transfer.partial.grown()
             self._transfer.end_piece(run)
+            self._transfer.settle(self._lane, number)  # libtorrent never writes what it has
             self._transfer.allotment.let_go(run)
             self._runs.remove(run)
 
@@ -103,7 +106,7 @@ class Errand:
     def is_anothers(self, number: int) -> bool:
         """Whether another lane has brought a piece, and the swarm does not write into it."""
         with self._transfer.changed:
-            is_contested = number in self._transfer.allotment.contested
+            is_contested = number in self._transfer.contested
             return number in self.pieces and not is_contested and self.pieces[number].sender != self._lane.tag
 
     def read(self, start: int, stop: int) -> bytes:
@@ -112,7 +115,7 @@ class Errand:
 
     def accuse(self, numbers: Iterable[int], expected: str) -> None:
         """These pieces, which others brought, are wrong beyond doubt: they are fetched again. Who sent all is left."""
-        self._transfer.drop(set(numbers), expected)
+        self._transfer.drop(self._lane, set(numbers), expected)
 
     def tell(self, text: str) -> None:
         """How the swarm is, for people; said in place of what was told before."""

@@ -55,9 +55,13 @@ class Front:
                 self._changed.notify_all()
 
     def spare(self, start: int) -> None:
-        """Read nothing from there on before `finish`, as others may write there; nor does a read go on after this."""
+        """Read nothing from there on, as others may write there, until told otherwise or asked to finish.
+
+        Nor does a read go on there after this.
+        """
         with self._changed:
-            self._limit = min(self._limit, start)
+            self._limit = start
+            self._changed.notify_all()
             while self._is_reading:
                 self._changed.wait()
 

@@ -159,7 +159,9 @@ class Gathering:
             for lane, error in transfer.left:
                 self.leave(lane, error)
         overwritten = [number for number in transfer.contested if not self._is_as_it_came(number)]
-        self._drop(overwritten)
+        if overwritten:
+            self._say_lost(len(overwritten))
+            self._drop(overwritten)
         self._is_unproven = is_here and (transfer.has_dropped or bool(overwritten))
         return is_here and not self._is_unproven
 

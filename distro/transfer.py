@@ -14,7 +14,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from typing import cast
 
@@ -68,6 +68,7 @@ class Transfer:
         self.allotment = Allotment(pieces, self._lanes, clock)
         self._n_workers: Counter[Lane] = Counter()
         self._swarms: list[threading.Thread] = []
+        self._held_from = pieces.size
         self._fault: BaseException | None = None
         self.is_over = False
 
@@ -95,7 +96,7 @@ class Transfer:
     @property
     def contested(self) -> set[int]:
         """Pieces that are here and that a swarm may have written into since; none does any more after `run`."""
-        return {number for number in self.allotment.contested if number in self.pieces}
+        return {number for _, number in self.allotment.contested if number in self.pieces}
 
     @property
     def n_here(self) -> int:
@@ -251,10 +252,16 @@ class Transfer:
     def claim_singly(self, lane: Lane, n_most: int, has: Callable[[int], bool]) -> list[Run]:
         return self.allotment.claim_singly(lane, n_most, has) if lane.left is None else []
 
-    def contest(self, numbers: set[int]) -> None:
+    def contest(self, lane: Lane, numbers: Iterable[int]) -> None:
         """A swarm may write into these pieces, whoever brings them."""
         with self.changed:
-            self.allotment.contested |= numbers
+            self.allotment.contested |= {(lane, number) for number in numbers}
+            self._hold_back()
+
+    def settle(self, lane: Lane, number: int) -> None:
+        """A swarm will not write into a piece any more."""
+        with self.changed:
+            self.allotment.contested.discard((lane, number))
             self._hold_back()
 
     def blocks(self, start: int, stop: int) -> Iterator[memoryview]:
@@ -264,8 +271,8 @@ class Transfer:
             yield buffer[:n_read]
             start += n_read
 
-    def drop(self, numbers: set[int], expected: str) -> None:
-        """Pieces that are here are wrong; who sent all of them is left. expected: what proves it."""
+    def drop(self, swarm: Lane, numbers: set[int], expected: str) -> None:
+        """Pieces that were fed to a swarm are wrong; who sent all of them is left. expected: what proves it."""
         with self.changed:
             numbers = {number for number in numbers if number in self.pieces and not self.is_over}
             senders = {self.pieces[number].sender for number in numbers}
@@ -274,7 +281,7 @@ class Transfer:
                 self.pieces.drop(number)
                 self.digests.pop(number, None)
                 self.allotment.lose(number)
-            self.contest(numbers)
+            self.contest(swarm, numbers)
             for lane in self._lanes:
                 if senders == {lane.tag}:
                     self.allotment.revoke(lane)
@@ -284,8 +291,12 @@ class Transfer:
             self.changed.notify_all()
 
     def _hold_back(self) -> None:
-        if self.allotment.contested:
-            self._spared(self.pieces.span(min(self.allotment.contested))[0])
+        """Nothing is read for the proof from the first contested piece on."""
+        first = min((number for _, number in self.allotment.contested), default=None)
+        start = self.pieces.size if first is None else self.pieces.span(first)[0]
+        if start != self._held_from:
+            self._held_from = start
+            self._spared(start)
 
     def end_piece(self, run: Run) -> bool:
         """A piece has come whole; whether the run is done or lost. Raises WrongBytesError."""

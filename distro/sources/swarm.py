@@ -116,7 +116,6 @@ class _Swarm:
             torrent = self.torrent(lambda: errand.is_over)
             wanted = _find(torrent, errand.file)
             filling = Filling(errand, torrent, wanted)
-            area.mkdir(mode=0o700, parents=True, exist_ok=True)
 
             def params() -> lt.add_torrent_params:
                 made = _params(torrent, wanted, area, errand.path)
@@ -124,10 +123,13 @@ class _Swarm:
                 made.piece_priorities = filling.priorities()
                 return made
 
-            self._visits.bring(wanted.path, params, filling, lambda: errand.is_over, errand.say)
-        shutil.rmtree(area, ignore_errors=True)
-        with suppress(OSError):  # another swarm's may be there
-            area.parent.rmdir()
+            area.mkdir(mode=0o700, parents=True, exist_ok=True)
+            try:
+                self._visits.bring(wanted.path, params, filling, lambda: errand.is_over, errand.say)
+            finally:
+                shutil.rmtree(area, ignore_errors=True)
+                with suppress(OSError):  # another swarm's may be there
+                    area.parent.rmdir()
 
     def torrent(self, stopped: Callable[[], bool] = lambda: False) -> Torrent:
         """The torrent, asked of peers the first time where only its magnet link is known."""

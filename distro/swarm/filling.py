@@ -68,7 +68,7 @@ class Filling:
             self._feed(handle, status)
 
     def _count(self, status: lt.torrent_status) -> None:
-        self._errand.pace.note(max(0, status.total_payload_download - self._n_came))
+        self._errand.came(max(0, status.total_payload_download - self._n_came))
         self._n_came = max(self._n_came, status.total_payload_download)
         self._errand.tell(f"peers {status.num_peers} ({status.num_seeds} seeds)" if status.num_peers else "")
 
@@ -115,7 +115,8 @@ class Filling:
         wanted = {} if self._bait is None else {self._bait: _LOWEST}
         for place, run in enumerate(self._errand.runs()):
             for number in self._torrent_pieces(run.piece):
-                wanted.setdefault(number, max(_LOWEST, _HIGHEST - place))
+                if not self.had[number]:
+                    wanted.setdefault(number, max(_LOWEST, _HIGHEST - place))
         self._errand.contest(ours for number in wanted for ours in self._our_pieces(number))
         return wanted
 

@@ -184,9 +184,9 @@ class Watch:
             self._note(alert)
         status = handle.status()
         checking = status.state in (lt.torrent_status.checking_files, lt.torrent_status.checking_resume_data)
-        has_progressed = status.total_payload_download >= self._n_payload + _BLOCK_BYTES
-        if checking or is_idle or has_progressed:
-            self._n_payload = status.total_payload_download
+        n_payload = status.total_payload_download + status.total_payload_upload
+        if checking or is_idle or status.is_finished or n_payload >= self._n_payload + _BLOCK_BYTES:
+            self._n_payload = n_payload
             self._begin_again()
         elif time.monotonic() > self._deadline:
             tried = [f"{status.num_peers} of {status.list_peers} known peers connected", *self._asked]

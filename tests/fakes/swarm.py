@@ -99,23 +99,26 @@ def session_settings(host: str = "127.0.0.1") -> dict[str, Any]:
 
 
 @contextmanager
-def lying_peer(torrent: Torrent, folder: Path) -> Iterator[tuple[str, int]]:
+def lying_peer(
+    torrent: Torrent, folder: Path, *, host: str = "127.0.0.2", limit: int = 0
+) -> Iterator[tuple[str, int]]:  # fmt: skip
     """A peer that claims to have everything and sends what lies in the folder, whatever it is.
 
-    It has an address of its own, because liars are banned by address.
+    It has an address of its own, because liars are banned by address. limit: bytes per second.
     """
-    session: Any = lt.session({**session_settings("127.0.0.2"), "disable_hash_checks": True})
+    session: Any = lt.session({**session_settings(host), "disable_hash_checks": True})
     params = lt.load_torrent_buffer(torrent.encode())
     params.save_path = str(folder)
     params.renamed_files = {file.index: str(folder / file.path) for file in torrent.files}
     params.flags = (
         params.flags & ~lt.torrent_flags.auto_managed & ~lt.torrent_flags.paused
     ) | lt.torrent_flags.seed_mode
+    params.upload_limit = limit or -1
     session.add_torrent(params)
     while not session.listen_port():
         session.wait_for_alert(100)
     try:
-        yield "127.0.0.2", session.listen_port()
+        yield host, session.listen_port()
     finally:
         session.pause()
 

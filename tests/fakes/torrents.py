@@ -6,6 +6,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import libtorrent as lt
+
 KIB = 1024
 FILES = {"config.json": b'{"a": 1}', "model.gguf": bytes(range(256)) * 200, "sub/shard": b"x" * 70_000, "empty": b""}
 
@@ -16,6 +18,16 @@ def write(folder: Path, files: dict[str, bytes] = FILES) -> Path:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
     return folder
+
+
+def torrent_of(folder: Path, kind: str, piece_length: int) -> bytes:
+    """A `.torrent` file as others make them, of all files in a folder: "v1" (without padding), "v2" or "hybrid"."""
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    entries = [lt.create_file_entry(f"{folder.name}/{name}", (folder / name).stat().st_size) for name in names]
+    flags = {"v1": lt.create_torrent.v1_only, "v2": lt.create_torrent.v2_only, "hybrid": 0}
+    creation = lt.create_torrent(entries, piece_length, flags[kind])
+    lt.set_piece_hashes(creation, str(folder.parent))
+    return lt.bencode(creation.generate())  # type: ignore[arg-type]
 
 
 def v1_torrent() -> dict[bytes, Any]:
