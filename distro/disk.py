@@ -256,6 +256,15 @@ def is_taken(path: Path) -> bool:
     return os.path.lexists(path)
 
 
+def named(folder: Path, beginning: str, end: str = "") -> list[Path]:
+    """What a folder has under names that begin and end so, by name; a glob compiles its pattern for each file anew."""
+    try:
+        found = list(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(path for path in found if path.name.startswith(beginning) and path.name.endswith(end))
+
+
 def length(path: Path) -> int:
     """Bytes of a part file; -1 for what is none."""
     try:

@@ -35,7 +35,7 @@ class Owner:
 
     @staticmethod
     def this_process() -> Owner:
-        return Owner(_place(), os.getpid(), _start_of(os.getpid()))
+        return _owner(os.getpid())
 
     @staticmethod
     def of(path: Path) -> Owner | None:
@@ -97,6 +97,12 @@ CLAIMS = Claims()
 def is_abandoned(path: Path) -> bool:
     """Whether what another machine wrote has not been touched for an hour."""
     return time.time() - path.lstat().st_mtime > _ABANDONED_S
+
+
+@functools.lru_cache(maxsize=1)
+def _owner(pid: int) -> Owner:
+    """Of this process: a fork has another id."""
+    return Owner(_place(), pid, _start_of(pid))
 
 
 @functools.cache

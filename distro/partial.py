@@ -18,6 +18,7 @@ from distro import disk
 from distro.digest import open_regular
 from distro.journal import Journal
 from distro.owner import CLAIMS, Owner, is_abandoned
+from distro.paths import PARTS
 from distro.pieces import Pieces, contiguous, identity_of, journal_of, received
 
 _COPY_BYTES = 16 * 1024 * 1024
@@ -160,7 +161,7 @@ class Partial:
             self.path.unlink(missing_ok=True)
         CLAIMS.let_go(self.path)
         with CLAIMS.lock, suppress(OSError):  # only if nothing else is arriving
-            if self._area.name == ".distro-partial":
+            if self._area.name == PARTS:
                 self._area.rmdir()
 
     def __enter__(self) -> Self:
@@ -201,7 +202,9 @@ class Partial:
     def _claim(self) -> Path | None:
         """The part file with most in it that somebody left, under a name of our own; None if there is none."""
         identity = identity_of(self._key, self._whole)
-        found = {path: received(path, identity, self._whole) for path in self._area.glob(f"{self._key}.*.part")}
+        found = {
+            path: received(path, identity, self._whole) for path in disk.named(self._area, f"{self._key}.", ".part")
+        }
         for path in sorted(found, key=lambda path: found[path], reverse=True):
             owner = Owner.of(path)
             if owner is None or disk.length(path) <= 0:

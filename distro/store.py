@@ -30,6 +30,7 @@ from distro.errors import CannotCreateError, MalformedManifestError, StorageErro
 from distro.manifest import File
 from distro.owner import CLAIMS, Owner
 from distro.partial import Partial
+from distro.paths import PARTS
 from distro.piece_hashes import FOLDER as LISTS
 from distro.piece_hashes import PieceHashes, find_list
 from distro.pieces import identity_of, received
@@ -172,7 +173,7 @@ class Store:
         """Bytes of a file that an earlier run left, at its beginning or in pieces."""
         area, key = self._area(beside), _key(model, variant, file)
         identity = identity_of(key, file.size)
-        return max((received(path, identity, file.size) for path in area.glob(f"{key}.*.part")), default=0)
+        return max((received(path, identity, file.size) for path in disk.named(area, f"{key}.", ".part")), default=0)
 
     def occupied(self, model: str, variant: str, file: File, *, beside: Path | None = None) -> int:
         """Bytes of the disk that a file takes already: as it was received, or as a swarm's data, which has holes."""
@@ -182,7 +183,7 @@ class Store:
     def discard_left(self, model: str, variant: str, file: File, *, beside: Path | None = None) -> None:
         """Delete what earlier runs left of a file that is in its place now."""
         area = self._area(beside)
-        for path in area.glob(f"{_key(model, variant, file)}.*"):
+        for path in disk.named(area, f"{_key(model, variant, file)}."):
             if Owner.of(path) and CLAIMS.is_free(path.with_suffix(".part")):
                 with suppress(CannotCreateError, StorageError):  # another user's
                     discard(path)
@@ -209,7 +210,7 @@ class Store:
             elif folder.parent.is_dir():
                 disk.sync_folder(folder.parent)
         for file in files:
-            freed += sum(discard(path) for path in self._partial.glob(f"{_key(model, variant, file)}.*"))
+            freed += sum(map(discard, disk.named(self._partial, f"{_key(model, variant, file)}.")))
         for reference in sources:
             freed += discard(self._work_of(reference))
         return freed
@@ -236,7 +237,7 @@ class Store:
         return True
 
     def _area(self, beside: Path | None) -> Path:
-        return self._partial if beside is None else beside / ".distro-partial"
+        return self._partial if beside is None else beside / PARTS
 
 
 def _key(model: str, variant: str, file: File) -> str:

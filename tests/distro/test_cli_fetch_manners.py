@@ -109,7 +109,7 @@ def test_an_open_licence_is_shown_and_asks_for_nothing(distro: Distro) -> None:
     done = distro("fetch", "tiny", "--only", "*.json")
     assert done.returncode == 0, done.stderr
     assert "licence Apache-2.0" in done.stderr
-    assert not (distro.base / "state").exists()
+    assert not (distro.base / "state" / "licenses").exists()
 
 
 @pytest.mark.parametrize(("answer", "code"), [("yes\n", 0), ("\n", 77), ("\x04", 77)])

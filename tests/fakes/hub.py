@@ -120,6 +120,7 @@ class Fault:
     times: int = 1_000_000
     path: str = ""
     cut_after: int | None = None  # bytes; then the connection is closed
+    delay_s: float = 0.0  # before the answer begins
     flip_at: int | None = None  # offset in the file of the bit that is wrong
     rate: int | None = None  # bytes per second
     status: int | None = None
@@ -337,6 +338,7 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
 
         def _bytes(self, path: str, data: bytes | LargeFile, headers: dict[str, str]) -> None:
             fault = hub.take_fault(path)
+            hub.stopped.wait(fault.delay_s)
             if fault.redirect is not None:
                 return self._send(302, {**headers, "location": fault.redirect, "content-length": "0"}, b"", Fault())
             if fault.status is not None:
