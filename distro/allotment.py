@@ -181,14 +181,9 @@ class Allotment:
                 rates := [run.rate for run in runs if run.rate is not None and now - run.began > _SETTLED_S]
             ):
                 lane.rate = sum(rates) / len(rates)
-            lane.n_instead = self._n_instead(runs, now)
+            lane.n_silent = sum(_is_silent(run, now) for run in runs)
+            lane.is_heard = any(run.n_bytes > 0 and now - run.last_byte < _RECENT_S for run in runs)
             lane.adapt(self._n_done[lane] + sum(run.n_bytes for run in runs), len(runs))
-
-    def _n_instead(self, runs: Sequence[Run], now: float) -> int:
-        """Connections that a lane may have besides; one alone if none of it is heard, as when the network is away."""
-        waits = [now - max(run.asked_at, run.last_byte) for run in runs if run.asked_at is not None]
-        n_silent = sum(wait > _SILENT_S for wait in waits)
-        return n_silent if n_silent < len(waits) else min(1, n_silent)
 
     def _free_run(self, lane: Lane) -> Run | None:
         """The free pieces nearest to the beginning."""
@@ -287,3 +282,7 @@ class Allotment:
         while self._first_missing < self._pieces.n and self._state[self._first_missing] == _HERE:
             self._first_missing += 1
             self.front = self._pieces.span(self._first_missing - 1)[1]
+
+
+def _is_silent(run: Run, now: float) -> bool:
+    return run.asked_at is not None and now - max(run.asked_at, run.last_byte) > _SILENT_S

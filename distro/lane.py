@@ -26,8 +26,8 @@ class Lane:
     """limit: connections that may be open. rate: bytes per second of each, None until known. left: why it is no use.
 
     is_ranged: whether it gives any part of a file. is_swarm: whether one worker has many pieces on their way at once,
-    and writes them itself; its rate is that of all. not_before: monotonic time of the next try. n_instead: connections
-    in place of those that have gone silent. note: for people.
+    and writes them itself; its rate is that of all. not_before: monotonic time of the next try. n_silent: connections
+    that have gone silent, is_heard: whether others have not. note: for people.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Lane:
         self.rate: float | None = None
         self.left: BaseException | None = None
         self.not_before = 0.0
-        self.n_instead = 0
+        self.n_silent, self.is_heard = 0, True
         self._limit, self._clock = 1, clock
         self._patience = Patience(retries, clock)
         self._window: tuple[float, int] | None = None  # when it began, bytes received before
@@ -48,7 +48,10 @@ class Lane:
 
     @property
     def limit(self) -> int:
-        return self._limit + self.n_instead if self.is_ranged else 1
+        if not self.is_ranged:
+            return 1
+        n_wanted = self._limit if self.is_heard else 1  # in place of the silent ones
+        return n_wanted + min(MOST_CONNECTIONS, self.n_silent) if self.n_silent else self._limit
 
     def begin(self) -> None:
         """A new file."""
