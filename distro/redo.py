@@ -71,6 +71,8 @@ def finish(path: Path) -> bool:
     with disk.told(path):
         descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
+            if hasattr(os, "posix_fadvise"):  # after a failed fsync the system's memory may hold more than the disk
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
             runs = _runs(record, os.fstat(descriptor).st_size)
             is_left = _is_half_done(descriptor, runs)
             if is_left:
