@@ -10,22 +10,36 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distro import config
+from distro.errors import NotPermittedError
 from distro.progress import Progress, Silent
 
 if TYPE_CHECKING:
     from distro.runtime.model import Model
 
 
-def fetch(reference: str, *, settings: config.Settings | None = None, progress: Progress | None = None) -> Path:
+def fetch(
+    reference: str,
+    *,
+    accept_license: str = "",
+    settings: config.Settings | None = None,
+    progress: Progress | None = None,
+) -> Path:
     """Bring a model here, proven, and say where it is: its file if it has but one, else its folder.
 
-    reference: whatever `distro fetch` takes. What is here already is not fetched again.
+    reference: whatever `distro fetch` takes. What is here already is not fetched again. accept_license: identifier of
+    the licence that your user agrees to, as `distro show` names it; it is recorded, once, as by `--accept-license`.
+    Nobody is ever asked: raises NotPermittedError for a licence that has to be agreed to and was not, UsageError for
+    the identifier of another.
     """
     from distro import fetch as fetching
+    from distro.consent import described, unanswered
     from distro.lookup import wanted
 
     settings = settings or config.load()
     found = wanted(settings, reference, progress=progress)
+    if (terms := unanswered(settings, found.family, str(found), accept_license)) is not None:
+        why = f"is under {described(terms)}; nobody agreed to it yet; accept_license={terms.id!r} does"
+        raise NotPermittedError(str(found), why)
     return fetching.fetch(settings, found.model, found.variant, progress=progress or Silent())
 
 

@@ -15,9 +15,10 @@ import json
 import re
 from dataclasses import asdict, dataclass
 
+from converters.errors import shown
 from distro import remembered
 from distro.config import Settings
-from distro.errors import StorageError
+from distro.errors import StorageError, UsageError
 from distro.manifest import Family
 from distro.receipt import now
 
@@ -33,6 +34,12 @@ OPEN = frozenset(
         "Zlib",
     )
 )  # fmt: skip
+
+_WORDS = {
+    "allowed": "may be passed on",
+    "conditions": "may be passed on under its conditions",
+    "forbidden": "may not be passed on",
+}
 
 _TEXT = re.compile(r"(.*/)?(licen[cs]e|use[_-]policy|acceptable[_-]use[_-]policy)([._-][^/]*)?", re.IGNORECASE)
 
@@ -77,6 +84,34 @@ def accept(settings: Settings, terms: Terms) -> None:
     record = {"schema": 1, **asdict(terms), "digest": terms.digest, "accepted": now()}
     if settings.state_folder is not None and not remembered.remember(settings.state_folder, _name(terms), record):
         raise StorageError(f"{settings.state_folder / _name(terms)}: cannot be written, to record a licence")
+
+
+def unanswered(settings: Settings, family: Family | None, name: str, accepted_id: str) -> Terms | None:
+    """The terms that somebody has to agree to before a model is fetched.
+
+    None where there are none that need it, or they were agreed to before, or are now, by their identifier.
+
+    family: of the model, None where nobody wrote one down. name: of the model, for messages. accepted_id: what the user
+    said to accept, empty for nothing. Raises UsageError for the identifier of other terms.
+    """
+    if family is None:
+        if accepted_id:
+            raise UsageError(f"--accept-license: nobody wrote down the licence of {shown(name)}")
+        return None
+    terms = terms_of(family)
+    if accepted_id and accepted_id.casefold() != terms.id.casefold():
+        raise UsageError(f"--accept-license: found {shown(accepted_id)}, the licence of {name} is {shown(terms.id)}")
+    if is_accepted(settings, terms):
+        return None
+    if accepted_id:
+        accept(settings, terms)
+        return None
+    return terms
+
+
+def described(terms: Terms) -> str:
+    """`LicenseRef-X, which may not be passed on: https://…`."""
+    return f"{shown(terms.id)}, which {_WORDS[terms.redistribution]}: {shown(terms.url)}"
 
 
 def _name(terms: Terms) -> str:

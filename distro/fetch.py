@@ -22,6 +22,7 @@ from distro.config import Settings
 from distro.digest import sha256_of
 from distro.errors import CannotCreateError, DistroError, MalformedManifestError, NotFoundError, UnsafeRequestError
 from distro.manifest import File, Model, Variant
+from distro.paths import PARTS, is_ours
 from distro.piece_hashes import PieceHashes
 from distro.progress import MeteredBar, Progress
 from distro.proofs import Proofs, Remembered
@@ -138,15 +139,18 @@ class _Fetch:
         return dict(receipt.files) if receipt else {}
 
     def _refuse_our_own_name(self, wanted: tuple[File, ...]) -> None:
-        if self.target is None and any(file.path.casefold() == "receipt.json" for file in wanted):
-            raise CannotCreateError("receipt.json: is our own name in the store; fetch this variant with -o FOLDER")
+        for path in (file.path for file in wanted if is_ours(file.path)):
+            if path.casefold().startswith(PARTS):
+                raise CannotCreateError(f"{shown(path)}: is where files arrive; leave it out with --except")
+            if self.target is None:
+                raise CannotCreateError(f"{shown(path)}: is our own name in the store; fetch this with -o FOLDER")
 
     def _is_here(self, file: File) -> bool:
         """Whether the file has its place already: by the receipt and the size, else by reading it."""
         final = self.place / file.path
         if not disk.is_file(final):
-            is_ours = self.target is None and final.is_symlink()
-            if disk.is_taken(final) and not is_ours:
+            is_our_link = self.target is None and final.is_symlink()
+            if disk.is_taken(final) and not is_our_link:
                 raise CannotCreateError(f"{shown(str(final))}: is there already and is no file")
             return False
         entry = self.received.get(file.path)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
 
 LONGEST_PATH = 1024  # bytes of UTF-8: leaves room for the folders above within PATH_MAX (4096)
 LONGEST_COMPONENT = 255  # bytes of UTF-8: NAME_MAX everywhere
 DEEPEST = 32  # folders
+PARTS = ".distro-partial"  # where files arrive that are to lie in a folder of the user's own
 
 # https://learn.microsoft.com/windows/win32/fileio/naming-a-file; the superscripts are digits to Windows.
 _DEVICES = {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"} | {
@@ -42,6 +44,27 @@ def safe_relpath(text: str) -> str:
     for component in components:
         _judge(component)
     return text
+
+
+def clashing(paths: Iterable[str]) -> tuple[str, str] | None:
+    """Two paths that some system cannot store both: they differ in case at most, or one is a folder of the other."""
+    seen: dict[str, str] = {}
+    for path in paths:
+        if other := seen.get(path.casefold()):
+            return other, path
+        seen[path.casefold()] = path
+    for path in seen.values():
+        folder = path.casefold()
+        while folder := folder.rpartition("/")[0]:
+            if other := seen.get(folder):
+                return other, path
+    return None
+
+
+def is_ours(path: str) -> bool:
+    """Whether the store keeps something of its own there: a receipt and what is on its way to be one, lists, parts."""
+    first = path.casefold().partition("/")[0]
+    return first in ("receipt.json", ".pieces", PARTS) or first.startswith(".receipt.json.")
 
 
 def _judge(component: str) -> None:

@@ -8,17 +8,11 @@ from typing import TYPE_CHECKING
 
 from converters.errors import shown
 from distro.cli import console
-from distro.errors import NotPermittedError, UsageError
+from distro.errors import NotPermittedError
 
 if TYPE_CHECKING:
     from distro.catalog import Resolved
     from distro.cli import Session
-
-_WORDS = {
-    "allowed": "may be passed on",
-    "conditions": "may be passed on under its conditions",
-    "forbidden": "may not be passed on",
-}
 
 
 def agree(session: Session, resolved: Resolved, accepted_id: str) -> None:
@@ -27,27 +21,17 @@ def agree(session: Session, resolved: Resolved, accepted_id: str) -> None:
     Raises NotPermittedError with the command that agrees where nobody is there to be asked or the answer is no,
     UsageError for another licence than the model's.
     """
-    from distro.consent import accept, is_accepted, terms_of
+    from distro.consent import accept, described, unanswered
 
-    family = resolved.family
-    if family is None:
-        if accepted_id:
-            raise UsageError(f"--accept-license: nobody wrote down the licence of {shown(str(resolved))}")
+    terms = unanswered(session.settings, resolved.family, str(resolved), accepted_id)
+    if terms is None:
         return
-    terms = terms_of(family)
-    if accepted_id and accepted_id.casefold() != terms.id.casefold():
-        raise UsageError(
-            f"--accept-license: found {shown(accepted_id)}, the licence of {resolved} is {shown(terms.id)}"
-        )
-    if is_accepted(session.settings, terms):
-        return
-    if not accepted_id:
-        text = f"{resolved} is under {shown(terms.id)}, which {_WORDS[terms.redistribution]}: {shown(terms.url)}"
-        if not console.can_ask():
-            raise _not_agreed(resolved, terms.id, f"{text}; nobody agreed to it yet")
-        console.say(text)
-        if not console.ask("Do you accept this licence?"):
-            raise _not_agreed(resolved, terms.id, f"its licence, {shown(terms.id)}, was not accepted")
+    text = f"{resolved} is under {described(terms)}"
+    if not console.can_ask():
+        raise _not_agreed(resolved, terms.id, f"{text}; nobody agreed to it yet")
+    console.say(text)
+    if not console.ask("Do you accept this licence?"):
+        raise _not_agreed(resolved, terms.id, f"its licence, {shown(terms.id)}, was not accepted")
     accept(session.settings, terms)
 
 

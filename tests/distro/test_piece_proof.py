@@ -10,7 +10,10 @@ import pytest
 from distro import piece_hashes
 from distro.manifest import File, Variant
 from distro.piece_hashes import PieceHashes
-from distro.piece_proof import ListProof, PieceProof, TreeProof, proof_of, tree_proof
+from distro.piece_proof import ListProof, PieceProof, TreeProof, known_list, proof_of, tree_proof
+from distro.proofs import Proofs, Remembered, Stamp
+from distro.receipt import Entry, Receipt
+from distro.store import Store
 from distro.swarm.make import make
 
 KIB = 1024
@@ -85,3 +88,28 @@ def test_a_list_of_ours() -> None:
     assert _says(proof, 1, data[64 * KIB :])
     assert not _says(proof, 1, data[: 64 * KIB])
     assert not _says(proof, 2, b"")
+
+
+@pytest.mark.parametrize("trouble", ["", "forgotten", "another file's", "gone", "other pieces"])
+def test_a_list_of_the_store_judges_if_we_saw_it_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    data = _data(300 * KIB)
+    sha256 = hashlib.sha256(data).hexdigest()
+    pieces = [data[start : start + 64 * KIB] for start in range(0, len(data), 64 * KIB)]
+    hashes = PieceHashes(len(data), 64 * KIB, sha256, b"".join(hashlib.sha256(piece).digest() for piece in pieces))
+    store, proofs = Store(tmp_path / "home"), Proofs(tmp_path / "state")
+    entry = Entry(sha256, len(data), "hub", "2026-01-31T12:00:00Z", pieces=hashes.digest)
+    store.write_receipt(Receipt("m", "v", "gguf", {"w.bin": entry}), [hashes])
+    if trouble != "forgotten":
+        digests = {"sha256": sha256 if trouble != "another file's" else "ab" * 32}
+        proofs.remember([Remembered("/m", Stamp(1, 2, 3, 4, 5), 6, digests, hashes.digest)])
+    if trouble == "gone":
+        store.write_receipt(Receipt("m", "v", "gguf", {}))
+    if trouble == "other pieces":  # of another version of ours
+        monkeypatch.setattr(piece_hashes, "_SMALLEST", 128 * KIB)
+    found = known_list(store, proofs, File("elsewhere.bin", len(data), sha256=sha256))
+    assert (found is not None) == (not trouble)
+    if found is not None:
+        assert all(_says(found, number, piece) for number, piece in enumerate(pieces))
+        assert not _says(found, 0, pieces[1])

@@ -259,3 +259,41 @@ def test_what_is_out_of_date_goes_when_the_file_grows(tmp_path: Path, path: Path
     Proofs(tmp_path).remember([proof])
     assert (tmp_path / "proofs").stat().st_size < 1000
     assert Proofs(tmp_path, Clock(proof.read_ns)).find(path, stamp_of(path)) is not None
+
+
+def by_fetch(path: Path, stamp: Stamp) -> Remembered:
+    """Read a second before it got its name."""
+    return Remembered(str(path), stamp, stamp.ctime_ns - SECOND, {"sha256": SHA}, "9" * 64, by_fetch=True)
+
+
+def test_what_a_fetch_read_before_it_gave_the_name_counts(tmp_path: Path, path: Path) -> None:
+    stamp = replace(stamp_of(path), ctime_ns=1_800_000_000_123_456_789)
+    proof = by_fetch(path, stamp)
+    found = remembered(tmp_path / "state", proof).find(path, stamp)
+    assert found is not None
+    assert (found.digests, found.by_fetch) == ({"sha256": SHA}, True)
+    assert remembered(tmp_path / "other", replace(proof, by_fetch=False)).find(path, stamp) is None
+
+
+@pytest.mark.parametrize(
+    "change", [{"ctime_ns": 1_800_000_000_123_456_790}, {"inode": 1}, {"size": 8}, {"mtime_ns": 7}]
+)
+def test_and_not_any_more_when_something_has_changed(tmp_path: Path, path: Path, change: dict[str, int]) -> None:
+    stamp = replace(stamp_of(path), ctime_ns=1_800_000_000_123_456_789)
+    assert remembered(tmp_path / "state", by_fetch(path, stamp)).find(path, replace(stamp, **change)) is None
+
+
+def test_where_clocks_count_whole_seconds_a_fetch_proves_nothing_for_later(tmp_path: Path, path: Path) -> None:
+    stamp = replace(stamp_of(path), ctime_ns=1_800_000_000_000_000_000)
+    assert remembered(tmp_path / "state", by_fetch(path, stamp)).find(path, stamp) is None
+
+
+def test_lists_are_found_by_any_digest_of_their_file(tmp_path: Path) -> None:
+    digests = {"sha256": SHA, "lfs_pointer_sha1": "b" * 40}
+    Proofs(tmp_path).remember([Remembered("/m", Stamp(1, 2, 3, 4, 5), 6, digests, "9" * 64)])
+    Proofs(tmp_path).remember([Remembered("/n", Stamp(1, 2, 3, 4, 5), 6, {"md5": "a" * 32}, "8" * 64)])
+    known = Proofs(tmp_path)
+    assert known.lists_of("sha256", SHA) == {"9" * 64: SHA}
+    assert known.lists_of("lfs_pointer_sha1", "b" * 40) == {"9" * 64: SHA}
+    assert known.lists_of("md5", "a" * 32) == {}  # whose SHA-256 nobody saw
+    assert known.lists_of("sha256", "c" * 64) == {}
