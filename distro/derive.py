@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -24,9 +24,13 @@ from converters.plan import Plan
 from distro import disk
 from distro.digest import sha256_of
 from distro.errors import MalformedManifestError, WrongBytesError
+from distro.piece_hashes import FOLDER as LISTS
+from distro.piece_hashes import PieceHashes
 from distro.progress import Progress
+from distro.proofs import Proofs
 from distro.receipt import Entry, Receipt, now
 from distro.store import Result, Store
+from distro.witness import Witness
 
 if TYPE_CHECKING:
     from distro.runtime.check import Verdict
@@ -94,9 +98,11 @@ def into_store(
     check: bool,
     progress: Progress,
     feed: Feed | None = None,
+    proofs: Proofs | None = None,
 ) -> Derived:
-    """Make a variant of a model of the store, receipt and all. feed: what brings the inputs meanwhile.
+    """Make a variant of a model of the store, receipt and all.
 
+    feed: what brings the inputs meanwhile. proofs: the memory of what was proven, to which the result is added.
     If it is there already from the same recipe and the same inputs, it is left as it is. Raises CannotCreateError if
     something else has its name, CheckFailedError, WrongBytesError if an input is no longer what its receipt says, and
     what `converters` raises.
@@ -109,19 +115,26 @@ def into_store(
             with disk.told(target):
                 disk.settle(target)
             return Derived(_path_in(target, plan), plan, None, made_before=True)
-        with store.result(target, identity=_identity(checkpoint, plan)) as result:
-            made = _convert(checkpoint, plan, result, proven, threads=threads, progress=progress, feed=feed)
+        witness = Witness({file.path: file.size for file in plan.files}, proofs or Proofs(None))
+        with witness, store.result(target, identity=_identity(checkpoint, plan)) as result:
+            made = _convert(
+                checkpoint, plan, result, proven, threads=threads, progress=progress, feed=feed, beside=witness.hear
+            )
+            lists = witness.lists(result.path, made.outputs)
             verdict = _checked(checkpoint, _path_in(result.path, plan), target) if check else None
             receipt = Receipt(
                 model=model,
                 variant=variant,
                 format=plan.recipe.target,
-                files=_entries(plan, made, f"made here from {feed.origin if feed else checkpoint.path.name}"),
+                files=_entries(plan, made, f"made here from {feed.origin if feed else checkpoint.path.name}", lists),
                 recipe=json.loads(plan.recipe.canonical()),
                 inputs=made.inputs,
             ).to_bytes()
-            result.create("receipt.json", len(receipt)).write_at(0, receipt)
+            listed = {f"{LISTS}/{each.digest}": each.encode() for each in lists.values()}
+            for path, content in {**listed, "receipt.json": receipt}.items():
+                result.create(path, len(content)).write_at(0, content)
             result.publish()
+            witness.remember(target)
     return Derived(_path_in(target, plan), plan, verdict)
 
 
@@ -219,6 +232,7 @@ def _convert(
     threads: int,
     progress: Progress,
     feed: Feed | None = None,
+    beside: Callable[[str, memoryview], Callable[[], object]] | None = None,
 ) -> Made:
     for warning in (*checkpoint.warnings, *plan.warnings):
         progress.say(warning)
@@ -237,6 +251,7 @@ def _convert(
             known=proven,
             advance=bar.advance,
             give_up=feed.give_up if feed else lambda: None,
+            beside=beside,
         )
     for name, sha256 in proven.items():
         if made.inputs.get(name, sha256) != sha256:
@@ -255,8 +270,12 @@ def _checked(checkpoint: Checkpoint, path: Path, target: Path) -> Verdict:
     return verdict
 
 
-def _entries(plan: Plan, made: Made, source: str) -> dict[str, Entry]:
-    return {file.path: Entry(made.outputs[file.path], file.size, source, now()) for file in plan.files}
+def _entries(plan: Plan, made: Made, source: str, lists: Mapping[str, PieceHashes]) -> dict[str, Entry]:
+    digests = {path: pieces.digest for path, pieces in lists.items()}
+    return {
+        file.path: Entry(made.outputs[file.path], file.size, source, now(), pieces=digests.get(file.path))
+        for file in plan.files
+    }
 
 
 def _proven(store: Store, checkpoint: Checkpoint) -> dict[str, str]:

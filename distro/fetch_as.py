@@ -27,6 +27,7 @@ from distro.fetch import fetch
 from distro.lookup import Stored
 from distro.manifest import Model, Variant
 from distro.progress import Progress
+from distro.proofs import Proofs
 from distro.store import Store
 
 
@@ -87,8 +88,9 @@ def fetch_as(
         else:
             name, variant_name = model.name, recipe.mix
             derived = derive.into_store(
-                store, checkpoint, made, name, variant_name, threads=threads, check=check, progress=progress, feed=feed
-            )
+                store, checkpoint, made, name, variant_name,
+                threads=threads, check=check, progress=progress, feed=feed, proofs=Proofs(settings.state_folder),
+            )  # fmt: skip
     if discard_source:
         _discard(store, model, variant)
     else:

@@ -15,10 +15,11 @@ It saves reading and decides nothing that reading would decide otherwise, as far
   program can set), for a day, and until the machine is started again: what a power cut or a failing disk did shows in
   none of these. A file that was changed just before it was read could change once more within the same tick of the file
   system's clock, so its proof does not count.
-- Of a file that `fetch` brought, the bytes were read while it was a part file, which is ours alone; then it got its
-  name, which changes the time of its status. So its proof counts as long as that time stays, as if it had been read
-  right after that. What somebody did to it in the same tick in which it got its name would not show: a few
-  milliseconds, but a second or two on file systems that count whole seconds, and there such a proof does not count.
+- Of a file that `fetch` brought, the bytes were read while it was a part file, which is ours alone, and of one that
+  `convert` made they were hashed as they were written; then it got its mode and its name, which changes the time of its
+  status. So its proof counts as long as that time stays, as if it had been read right after that. What somebody did to
+  it in the same tick in which it got its name would not show: a few milliseconds, but a second or two on file systems
+  that count whole seconds, and there such a proof does not count.
 - `pieces` is the list of piece hashes that was made in the same read. That the list belongs to the digests stays true
   for ever, so that later each piece can be proven by itself (distro/piece_hashes.py).
 """

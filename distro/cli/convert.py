@@ -73,6 +73,7 @@ def convert(
     from distro.cli.plan import print_plan
     from distro.cli.quantity import parse_bytes
     from distro.lookup import local
+    from distro.proofs import Proofs
     from distro.store import Store
 
     session = context.obj
@@ -108,7 +109,8 @@ def convert(
             variant = name or (recipe.mix if recipe.target == "gguf" else recipe.target)
             if source.declares(variant):
                 raise UsageError(f"{source.model}:{variant} is published under that name; choose another with --name")
-            made = derive.into_store(store, checkpoint, plan, source.model, variant, **settings)
+            proofs = Proofs(session.settings.state_folder)
+            made = derive.into_store(store, checkpoint, plan, source.model, variant, proofs=proofs, **settings)
 
     if as_json:
         verdict = made.verdict.to_json() if made.verdict else None
