@@ -15,7 +15,7 @@ import numpy as np
 
 from converters import dtypes
 from converters.dtypes import DType
-from converters.tensors import Bytes, Tensor, TensorInfo
+from converters.tensors import Bytes, TensorView
 
 # (bytes in a field, fields) from the start of a block on; what is not listed is single bytes to the block's end.
 _FIELDS: dict[DType, tuple[tuple[int, int], ...]] = {
@@ -63,22 +63,8 @@ def swapped(rows: Bytes, dtype: DType) -> Bytes:
 
 
 @dataclass(frozen=True)
-class SwappedTensor:
+class SwappedTensor(TensorView):
     """A tensor of a file of the other byte order, as this program reads weights: little-endian."""
-
-    tensor: Tensor
-
-    @property
-    def info(self) -> TensorInfo:
-        return self.tensor.info
-
-    @property
-    def origin(self) -> str:
-        return self.tensor.origin
-
-    @property
-    def position(self) -> tuple[str, int]:
-        return self.tensor.position
 
     def read_rows(self, start: int, stop: int) -> Bytes:
         return swapped(self.tensor.read_rows(start, stop), self.info.dtype)

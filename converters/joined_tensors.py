@@ -2,34 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from converters.errors import MalformedError
-from converters.strided_tensor import StridedTensor
-from converters.tensors import Bytes, StoredTensor, Tensor, TensorInfo
+from converters.tensors import Bytes, FileTensor, Tensor, TensorInfo
 
 
 @dataclass(frozen=True)
-class StackedTensor:
-    """Parts with the same columns, one below the other. Each part has rows of its own, and there is at least one."""
+class _JoinedTensor:
+    """At least one part."""
 
     parts: tuple[Tensor, ...]
+
+    @property
+    def origin(self) -> str:
+        return f"{self.parts[0].origin} and {len(self.parts) - 1} more"
+
+    @property
+    def position(self) -> tuple[str, int]:
+        return self.parts[0].position
+
+
+@dataclass(frozen=True)
+class StackedTensor(_JoinedTensor):
+    """Parts with the same columns, one below the other. Each part has rows of its own."""
 
     @property
     def info(self) -> TensorInfo:
         n_rows = sum(part.info.shape[0] for part in self.parts)
         return replace(self.parts[0].info, shape=(n_rows, *self.parts[0].info.shape[1:]))
-
-    @property
-    def origin(self) -> str:
-        return _origin(self.parts)
-
-    @property
-    def position(self) -> tuple[str, int]:
-        return self.parts[0].position
 
     def read_rows(self, start: int, stop: int) -> Bytes:
         pieces = list(self._pieces(start, stop))
@@ -46,45 +50,27 @@ class StackedTensor:
 
 
 @dataclass(frozen=True)
-class SideBySideTensor:
+class SideBySideTensor(_JoinedTensor):
     """Parts with the same rows, one beside the other, each a whole number of blocks wide."""
-
-    parts: tuple[Tensor, ...]
 
     @property
     def info(self) -> TensorInfo:
         n_columns = sum(part.info.n_columns for part in self.parts)
         return replace(self.parts[0].info, shape=(*self.parts[0].info.shape[:-1], n_columns))
 
-    @property
-    def origin(self) -> str:
-        return _origin(self.parts)
-
-    @property
-    def position(self) -> tuple[str, int]:
-        return self.parts[0].position
-
     def read_rows(self, start: int, stop: int) -> Bytes:
         return np.concatenate([part.read_rows(start, stop) for part in self.parts], axis=1)
 
 
 @dataclass(frozen=True)
-class ReplicatedTensor:
+class ReplicatedTensor(_JoinedTensor):
     """The same tensor in several files, which must have the same bytes: they are compared as they are read."""
 
-    parts: tuple[StoredTensor | StridedTensor, ...]
+    parts: tuple[FileTensor, ...]
 
     @property
     def info(self) -> TensorInfo:
         return self.parts[0].info
-
-    @property
-    def origin(self) -> str:
-        return _origin(self.parts)
-
-    @property
-    def position(self) -> tuple[str, int]:
-        return self.parts[0].position
 
     def read_rows(self, start: int, stop: int) -> Bytes:
         """Raises MalformedError, naming the file that differs from the first one."""
@@ -98,7 +84,3 @@ class ReplicatedTensor:
                 )
                 raise MalformedError(part.file.path, part.info.name, found=found, allowed=allowed)
         return rows
-
-
-def _origin(parts: Sequence[Tensor]) -> str:
-    return f"{parts[0].origin} and {len(parts) - 1} more"

@@ -6,33 +6,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from converters.input_file import InputFile
-from converters.tensors import Bytes, TensorInfo
+from converters.tensors import Bytes, FileTensor
 
 # What is read at a time; weights that belong to others are read along with those that are wanted.
 _TILE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
-class StridedTensor:
+class StridedTensor(FileTensor):
     """A matrix of plain numbers, of which weight [i, j] is element i * strides[0] + j * strides[1] from its first.
 
     strides: in elements, none of them 0. A vector is a matrix of one row. The file is read in tiles, so memory is
     bounded by the rows that are asked for, however far apart their weights lie.
     """
 
-    info: TensorInfo
-    file: InputFile
-    offset_in_file: int
     strides: tuple[int, int]
-
-    @property
-    def origin(self) -> str:
-        return f"{self.file.path.name}: {self.info.name}"
-
-    @property
-    def position(self) -> tuple[str, int]:
-        return self.file.path.name, self.offset_in_file
 
     def read_rows(self, start: int, stop: int) -> Bytes:
         width, n_columns = self.info.dtype.block_bytes, self.info.n_columns

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -66,8 +67,8 @@ class Tensor(Protocol):
 
 
 @dataclass(frozen=True)
-class StoredTensor:
-    """A tensor that lies in a file as one run of bytes."""
+class FileTensor(ABC):
+    """A tensor that lies in a file; a subclass says how. offset_in_file: of its first weight."""
 
     info: TensorInfo
     file: InputFile
@@ -80,6 +81,14 @@ class StoredTensor:
     @property
     def position(self) -> tuple[str, int]:
         return self.file.path.name, self.offset_in_file
+
+    @abstractmethod
+    def read_rows(self, start: int, stop: int) -> Bytes: ...
+
+
+@dataclass(frozen=True)
+class StoredTensor(FileTensor):
+    """One that lies there as one run of bytes."""
 
     def read_rows(self, start: int, stop: int) -> Bytes:
         row_bytes = self.info.row_bytes
@@ -104,15 +113,14 @@ class ComputedTensor:
 
 
 @dataclass(frozen=True)
-class RenamedTensor:
-    """The same rows under another name."""
+class TensorView:
+    """Another tensor, seen otherwise: as it is but for what a subclass says."""
 
     tensor: Tensor
-    name: str
 
     @property
     def info(self) -> TensorInfo:
-        return replace(self.tensor.info, name=self.name)
+        return self.tensor.info
 
     @property
     def origin(self) -> str:
@@ -127,26 +135,24 @@ class RenamedTensor:
 
 
 @dataclass(frozen=True)
-class ReorderedTensor:
+class RenamedTensor(TensorView):
+    """The same rows under another name."""
+
+    name: str
+
+    @property
+    def info(self) -> TensorInfo:
+        return replace(self.tensor.info, name=self.name)
+
+
+@dataclass(frozen=True)
+class ReorderedTensor(TensorView):
     """Rows in another order inside each group of `len(order)` rows: row g*n + i is the inner row g*n + order[i].
 
     A part of a group (of one attention head, which may be larger than a block) reads little more than its own rows.
     """
 
-    tensor: Tensor
     order: tuple[int, ...]
-
-    @property
-    def info(self) -> TensorInfo:
-        return self.tensor.info
-
-    @property
-    def origin(self) -> str:
-        return self.tensor.origin
-
-    @property
-    def position(self) -> tuple[str, int]:
-        return self.tensor.position
 
     def read_rows(self, start: int, stop: int) -> Bytes:
         n = len(self.order)
@@ -162,20 +168,15 @@ class ReorderedTensor:
 
 
 @dataclass(frozen=True)
-class SlicedTensor:
+class SlicedTensor(TensorView):
     """Some of the rows of a matrix: n_rows of them from first_row on."""
 
-    tensor: Tensor
     first_row: int
     n_rows: int
 
     @property
     def info(self) -> TensorInfo:
         return replace(self.tensor.info, shape=(self.n_rows, *self.tensor.info.shape[1:]))
-
-    @property
-    def origin(self) -> str:
-        return self.tensor.origin
 
     @property
     def position(self) -> tuple[str, int]:

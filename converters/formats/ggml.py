@@ -32,7 +32,7 @@ from converters.formats.ggml_header import Header, read_header
 from converters.hyperparameters import HyperParameters
 from converters.input_file import InputFile, Opener
 from converters.joined_tensors import SideBySideTensor, StackedTensor
-from converters.tensors import Bytes, RenamedTensor, StoredTensor, Tensor, TensorInfo
+from converters.tensors import Bytes, RenamedTensor, StoredTensor, Tensor, TensorInfo, TensorView
 from converters.tokenizers.vocabulary import TokenKind, Vocabulary, judged
 
 NAME = "ggml"
@@ -171,25 +171,11 @@ def _in_todays_order(tensor: StoredTensor, header: Header) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _RepackedTensor:
+class _RepackedTensor(TensorView):
     """Q5_0 or Q5_1 with its nibbles in today's order, which is all that changed in them: nothing is lost.
 
     The quants are the block's last 16 bytes: 2i and 2i + 1 were in byte i, i and i + 16 are.
     """
-
-    tensor: StoredTensor
-
-    @property
-    def info(self) -> TensorInfo:
-        return self.tensor.info
-
-    @property
-    def origin(self) -> str:
-        return self.tensor.origin
-
-    @property
-    def position(self) -> tuple[str, int]:
-        return self.tensor.position
 
     def read_rows(self, start: int, stop: int) -> Bytes:
         rows = self.tensor.read_rows(start, stop)

@@ -29,12 +29,12 @@ from converters.errors import MalformedError, MissingError, RefusedError, Unsupp
 from converters.fields import Fields
 from converters.folder import inside
 from converters.formats import huggingface_weights, pytorch, pytorch_writer, safetensors
-from converters.formats.huggingface_weights import FoundTensor, Weights
+from converters.formats.huggingface_weights import Weights
 from converters.hyperparameters import HyperParameters
 from converters.input_file import InputFile, Opener
 from converters.layout import OutputFile, PlacedTensor
 from converters.provenance import Provenance
-from converters.tensors import RenamedTensor, ReorderedTensor, Tensor, TensorInfo
+from converters.tensors import FileTensor, RenamedTensor, ReorderedTensor, Tensor, TensorInfo
 from converters.tokenizers.huggingface import read_vocabulary, vocabulary_files
 from converters.tokenizers.vocabulary import Vocabulary
 
@@ -151,7 +151,7 @@ def _config_warnings(config: Fields, tensors: Mapping[str, Tensor]) -> tuple[str
     return tuple(warnings)
 
 
-def _size_warnings(weights: Weights, found: Mapping[str, FoundTensor]) -> tuple[str, ...]:
+def _size_warnings(weights: Weights, found: Mapping[str, FileTensor]) -> tuple[str, ...]:
     total = sum(tensor.info.n_bytes for tensor in found.values())
     if weights.index is None or weights.total_size in (None, total):
         return ()
@@ -159,7 +159,7 @@ def _size_warnings(weights: Weights, found: Mapping[str, FoundTensor]) -> tuple[
 
 
 def _by_gguf_name(
-    architecture: Architecture, parameters: HyperParameters, found: dict[str, FoundTensor], path: Path
+    architecture: Architecture, parameters: HyperParameters, found: dict[str, FileTensor], path: Path
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """The tensors under the names and in the row order that we use between formats, and what was left out.
 
@@ -188,7 +188,7 @@ def _by_gguf_name(
     return tensors, tuple(dropped)
 
 
-def _check_info(stored: FoundTensor, shape: tuple[int, ...]) -> None:
+def _check_info(stored: FileTensor, shape: tuple[int, ...]) -> None:
     info = stored.info
     if info.shape != shape:
         raise MalformedError(stored.file.path, info.name, found=f"shape {info.shape}", allowed=f"{shape}")

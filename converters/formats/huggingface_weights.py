@@ -19,8 +19,8 @@ from converters.errors import MalformedError, MissingError
 from converters.fields import Fields
 from converters.folder import inside, is_file_name
 from converters.formats import pytorch, safetensors
-from converters.formats.pytorch_tensors import PyTorchTensor
 from converters.input_file import InputFile, Opener
+from converters.tensors import FileTensor
 
 _LARGEST_INDEX = 64 << 20
 # Each stays open while the model is, and a process may have 1024 files open on many systems.
@@ -30,9 +30,6 @@ _WEIGHTS = {
     "safetensors": ("model.safetensors", "model.safetensors.index.json", ".safetensors"),
     "pytorch": ("pytorch_model.bin", "pytorch_model.bin.index.json", ".bin"),
 }
-
-# A tensor as a file has it, safetensors' too.
-FoundTensor = PyTorchTensor
 
 
 @dataclass(frozen=True)
@@ -127,15 +124,15 @@ def _pointer(key: str) -> str:
 
 def read(
     stack: ExitStack, opener: Opener, folder: Path, weights: Weights
-) -> tuple[dict[str, FoundTensor], tuple[InputFile, ...]]:
+) -> tuple[dict[str, FileTensor], tuple[InputFile, ...]]:
     """All tensors by the names in the files; each must be in the one shard that the index says."""
-    tensors: dict[str, FoundTensor] = {}
+    tensors: dict[str, FileTensor] = {}
     files = []
     for shard in weights.shards:
         file = stack.enter_context(opener(inside(folder, shard)))
         files.append(file)
         if weights.format == "safetensors":
-            part: Mapping[str, FoundTensor] = safetensors.read_header(file).tensors
+            part: Mapping[str, FileTensor] = safetensors.read_header(file).tensors
         else:
             part = pytorch.read_tensors(file)
         for name, tensor in part.items():

@@ -29,8 +29,7 @@ from converters.formats import pytorch, safetensors
 from converters.hyperparameters import HyperParameters
 from converters.input_file import InputFile, Opener
 from converters.joined_tensors import ReplicatedTensor, SideBySideTensor, StackedTensor
-from converters.strided_tensor import StridedTensor
-from converters.tensors import RenamedTensor, StoredTensor, Tensor
+from converters.tensors import FileTensor, RenamedTensor, Tensor
 
 EMBEDDING, OUTPUT = "tok_embeddings.weight", "output.weight"
 SAFETENSORS = "consolidated.safetensors"
@@ -41,8 +40,6 @@ _WEIGHTS = (dtypes.F32, dtypes.F16, dtypes.BF16)
 # LLaMA 1 and 2 hold the rotary frequencies, which follow from params.json.
 _DERIVED = "rope.freqs"
 _KEYS_AND_VALUES = (".attn_k.weight", ".attn_v.weight")
-
-Part = StoredTensor | StridedTensor
 
 
 def find(path: Path) -> tuple[Path, ...]:
@@ -78,7 +75,7 @@ class Shard:
     """One file and its tensors by the names that Meta gives them."""
 
     file: InputFile
-    tensors: Mapping[str, Part]
+    tensors: Mapping[str, FileTensor]
 
 
 def read(stack: ExitStack, opener: Opener, paths: Sequence[Path]) -> tuple[Shard, ...]:
@@ -87,7 +84,9 @@ def read(stack: ExitStack, opener: Opener, paths: Sequence[Path]) -> tuple[Shard
     for path in paths:
         file = stack.enter_context(opener(path))
         is_safe = safetensors.sniff(path)
-        tensors: Mapping[str, Part] = safetensors.read_header(file).tensors if is_safe else pytorch.read_tensors(file)
+        tensors: Mapping[str, FileTensor] = (
+            safetensors.read_header(file).tensors if is_safe else pytorch.read_tensors(file)
+        )
         shards.append(Shard(file, {name: each for name, each in tensors.items() if not name.endswith(_DERIVED)}))
     first = shards[0]
     for shard in shards[1:]:
@@ -143,13 +142,13 @@ def join(
     return tensors, tuple(dropped)
 
 
-def _parts(shards: Sequence[Shard], name: str, allowed: str) -> tuple[Part, ...]:
+def _parts(shards: Sequence[Shard], name: str, allowed: str) -> tuple[FileTensor, ...]:
     if name not in shards[0].tensors:
         raise MalformedError(shards[0].file.path, name, found="no such tensor", allowed=allowed)
     return tuple(shard.tensors[name] for shard in shards)
 
 
-def _check_count(shape: tuple[int, ...], parts: Sequence[Part]) -> None:
+def _check_count(shape: tuple[int, ...], parts: Sequence[FileTensor]) -> None:
     """Whether there are as many shards as the rows of q were divided over, if the first of them can tell."""
     first = parts[0].info
     n_rows, here = shape[0], first.shape[0] if first.shape[1:] == shape[1:] else 0
@@ -162,7 +161,7 @@ def _check_count(shape: tuple[int, ...], parts: Sequence[Part]) -> None:
 
 
 def _joined(
-    parts: tuple[Part, ...], ours: str, shape: tuple[int, ...], axis: int | None, parameters: HyperParameters
+    parts: tuple[FileTensor, ...], ours: str, shape: tuple[int, ...], axis: int | None, parameters: HyperParameters
 ) -> Tensor:
     """One tensor out of its parts, which are judged by the shape of the whole."""
     n_shards, copies = len(parts), 1
@@ -192,7 +191,7 @@ def _part_of(shape: tuple[int, ...], axis: int, n_shards: int) -> tuple[int, ...
     return tuple(length // n_shards if each == axis else length for each, length in enumerate(shape))
 
 
-def _check(part: Part, expected: tuple[int, ...] | None, shape: tuple[int, ...], n_shards: int) -> None:
+def _check(part: FileTensor, expected: tuple[int, ...] | None, shape: tuple[int, ...], n_shards: int) -> None:
     info = part.info
     if info.shape != expected:
         whole = f"an equal part of {shape}, one of {n_shards}" if expected is None or expected != shape else f"{shape}"

@@ -20,12 +20,13 @@ from converters import json_file
 from converters.dtypes import DType
 from converters.errors import ConversionError, MalformedError, UnsafeError, UnsupportedError
 from converters.formats import pytorch_legacy, pytorch_tensors, signatures, unpickler, zip_records
-from converters.formats.pytorch_tensors import ALLOWED, PyTorchTensor, Storage, storage_id, wrong
+from converters.formats.pytorch_tensors import ALLOWED, Storage, storage_id, wrong
 from converters.formats.pytorch_writer import PROVENANCE
 from converters.formats.signatures import Signature
 from converters.formats.zip_records import Record
 from converters.input_file import InputFile
 from converters.provenance import Provenance
+from converters.tensors import FileTensor
 
 _LARGEST_PICKLE = 64 << 20
 _LARGEST_PROVENANCE = 16 << 20
@@ -48,7 +49,7 @@ def sniff(path: Path) -> bool:
     return signature in {Signature.ZIP, Signature.PICKLE, *_RUNS_CODE, *signatures.COMPRESSED}
 
 
-def read_tensors(file: InputFile) -> dict[str, PyTorchTensor]:
+def read_tensors(file: InputFile) -> dict[str, FileTensor]:
     """The model's tensors by the names that the file gives them.
 
     Raises UnsafeError for a file that names code or could hold some; UnsupportedError for compressed files and for
@@ -71,7 +72,7 @@ def read_tensors(file: InputFile) -> dict[str, PyTorchTensor]:
     raise MalformedError(file.path, "file", offset=0, found=found, allowed="a zip archive of torch.save")
 
 
-def _read_archive(file: InputFile) -> dict[str, PyTorchTensor]:
+def _read_archive(file: InputFile) -> dict[str, FileTensor]:
     records = zip_records.read_directory(file)
     _check_contents(file, records)
     folder = zip_records.prefix(file, records)

@@ -18,9 +18,10 @@ from collections.abc import Iterable, Mapping
 
 from converters.errors import MalformedError, UnsafeError, UnsupportedError
 from converters.formats import pytorch_tensors, signatures, unpickler
-from converters.formats.pytorch_tensors import ALLOWED, PyTorchTensor, Storage, StorageId, is_key, storage_id, wrong
+from converters.formats.pytorch_tensors import ALLOWED, Storage, StorageId, is_key, storage_id, wrong
 from converters.formats.unpickler import Persistent, Unpickled
 from converters.input_file import InputFile
+from converters.tensors import FileTensor
 
 _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
@@ -29,7 +30,7 @@ _FIELD = "pickle of the tensors"
 _KEYS = "pickle of the storage keys"
 
 
-def read_tensors(file: InputFile) -> dict[str, PyTorchTensor]:
+def read_tensors(file: InputFile) -> dict[str, FileTensor]:
     """The model's tensors by the names that the file gives them.
 
     Raises UnsafeError where any of the pickles names code, before anything else is judged; UnsupportedError for a

@@ -27,7 +27,7 @@ from converters.formats import unpickler
 from converters.formats.unpickler import Call, Global, Persistent
 from converters.input_file import InputFile
 from converters.strided_tensor import StridedTensor
-from converters.tensors import StoredTensor, TensorInfo
+from converters.tensors import FileTensor, StoredTensor, TensorInfo
 
 _MOST_DIMENSIONS = 64
 _WRAPPERS = ("state_dict", "model", "module")
@@ -56,8 +56,6 @@ ALLOWED = frozenset({unpickler.ORDERED_DICT, _TENSOR, _PARAMETER, *_STORAGES, *_
 
 _KEY = re.compile(r"[0-9A-Za-z_]{1,64}")
 _ID = ("storage", "class", "key", "device", "number of elements", "view")
-
-PyTorchTensor = StoredTensor | StridedTensor
 
 
 @dataclass(frozen=True)
@@ -102,9 +100,7 @@ def storage_id(file: InputFile, field: str, value: object, *, n_parts: int) -> S
     return StorageId(_STORAGES[kind.name], key, n_elements, view)
 
 
-def read(
-    file: InputFile, field: str, value: object, find: Callable[[str, object], Storage]
-) -> dict[str, PyTorchTensor]:
+def read(file: InputFile, field: str, value: object, find: Callable[[str, object], Storage]) -> dict[str, FileTensor]:
     """The model's tensors by the names that the file gives them.
 
     field: of the pickle. value: what it says. find: gives the storage that a tensor's persistent id means, for the
@@ -146,7 +142,7 @@ class _Reader:
     file: InputFile
     find: Callable[[str, object], Storage]
 
-    def tensor(self, name: str, call: Call) -> PyTorchTensor:
+    def tensor(self, name: str, call: Call) -> FileTensor:
         call = self._unwrapped(name, call)
         if len(call.arguments) not in (6, 7):
             raise wrong(self.file, name, f"{len(call.arguments)} arguments of a tensor", "6 or 7")
