@@ -84,6 +84,7 @@ def fetch_anew(
     place = target or store.folder(model.name, variant.name)
     fetching = _Fetch(settings, store, model, variant, place, target, progress)
     fetching.bring((file,), folder, peers)
+    Proofs(settings.state_folder).remember(fetching.memories)
     store.discard_left(model.name, variant.name, file, beside=target)
     return fetching.entries[file.path], next(iter(fetching.lists), None)
 

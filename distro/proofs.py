@@ -35,7 +35,7 @@ import stat
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,20 @@ class Remembered:
     @property
     def proven_at(self) -> datetime:
         return datetime.fromtimestamp(self.read_ns // 10**9, UTC)
+
+
+def named(path: Path, before: Stamp, read_ns: int, digests: Mapping[str, str], pieces: str | None) -> Remembered | None:
+    """What to remember of a file that was proven while it was ours alone, and has its name now.
+
+    before: its stamp at that time. None if somebody has been at it since.
+    """
+    try:
+        stamp = Stamp.of(path.lstat())
+    except FileNotFoundError:
+        return None
+    if replace(stamp, ctime_ns=before.ctime_ns) != before:
+        return None
+    return Remembered(str(path.absolute()), stamp, read_ns, digests, pieces, by_fetch=True)
 
 
 class Proofs:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -34,6 +35,7 @@ from distro.mending import Mending, Pieces, copy, is_whole
 from distro.pace import pace_of
 from distro.piece_hashes import PieceHashes, find_list
 from distro.progress import Progress, SilentBar
+from distro.proofs import Proofs, Stamp, named
 from distro.prove import How, Proof, prove
 from distro.ranges import Ranges
 from distro.receipt import Receipt
@@ -195,7 +197,7 @@ class _Repair:
                 if doubtful and not proof.verdict.is_right:
                     self._bring(mending, doubtful)
                     proof = prove(result.path, file)
-            proof = _publish(result, proof)
+            proof = self._publish(result, proof)
         return proof, Repaired(name, len(wrong), pieces.n_pieces, mending.fetched, tuple(mending.sources))
 
     def _whole(self, name: str, path: Path, file: File, kind: str, digest: str) -> tuple[Proof, Repaired]:
@@ -206,7 +208,7 @@ class _Repair:
                     output = result.create(path.name, size := os.fstat(stream.fileno()).st_size)
                     if not output.take_over(stream):
                         copy(stream, output, 0, size)
-                    return _publish(result, prove(result.path, file)), Repaired(name, 1, 1, 0, ())
+                    return self._publish(result, prove(result.path, file)), Repaired(name, 1, 1, 0, ())
         model, variant = self._subject.model, self._subject.variant
         if model is None or variant is None:
             raise SourceError(name, "nobody is known who has it (see --from)")
@@ -220,6 +222,19 @@ class _Repair:
         )  # fmt: skip
         proof = Proof(judge(path, kind, digest, digest), How.READ, pieces=pieces)
         return proof, Repaired(name, 1, 1, max(0, entry.size - before), (entry.source,))
+
+    def _publish(self, result: Result, proof: Proof) -> Proof:
+        """Put what was made and just proven into its place. Raises WrongBytesError for what is not right."""
+        path, verdict = result.target, replace(proof.verdict, path=result.target)
+        kind, found = verdict.kind or "", verdict.found or ""
+        if not verdict.is_right:
+            raise WrongBytesError(path, kind, found, verdict.expected or "")
+        stamp, read_ns = Stamp.of(result.path.stat()), time.time_ns()
+        result.publish()
+        digests = {kind: found} | ({"sha256": proof.pieces.sha256} if proof.pieces else {})
+        memory = named(path, stamp, read_ns, digests, proof.pieces.digest if proof.pieces else None)
+        Proofs(self._settings.state_folder).remember([memory] if memory is not None else [])
+        return replace(proof, verdict=verdict)
 
     def _bring(self, mending: Mending, wrong: Sequence[int]) -> None:
         """These pieces, from what is near first. Raises SourceError if nobody has one of them."""
@@ -292,15 +307,6 @@ class _Repair:
             if not wrong:
                 break
         return wrong
-
-
-def _publish(result: Result, proof: Proof) -> Proof:
-    """Put what was made into its place. Raises WrongBytesError for what is not right."""
-    verdict = replace(proof.verdict, path=result.target)
-    if not verdict.is_right:
-        raise WrongBytesError(result.target, verdict.kind or "", verdict.found or "", verdict.expected or "")
-    result.publish()
-    return replace(proof, verdict=verdict)
 
 
 def _note(journal: Journal | None, index: int) -> None:

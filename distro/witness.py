@@ -9,13 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from distro.piece_hashes import PieceHasher, PieceHashes, piece_length_for
-from distro.proofs import Proofs, Remembered, Stamp
+from distro.proofs import Proofs, Stamp, named
 
 _MOST_THREADS = 4
 
@@ -53,11 +52,9 @@ class Witness:
         """The folder has its name now: what lies there is what was seen, if nobody has been at it since."""
         memories = []
         for path, (before, read_ns, sha256, pieces) in self._seen.items():
-            stamp = Stamp.of((folder / path).stat())
-            if replace(stamp, ctime_ns=before.ctime_ns) == before:
-                place, digest = str((folder / path).absolute()), pieces.digest if pieces else None
-                memories.append(Remembered(place, stamp, read_ns, {"sha256": sha256}, digest, by_fetch=True))
-        self._proofs.remember(memories)
+            digest = pieces.digest if pieces is not None else None
+            memories.append(named(folder / path, before, read_ns, {"sha256": sha256}, digest))
+        self._proofs.remember(each for each in memories if each is not None)
 
 
 def _done() -> None:

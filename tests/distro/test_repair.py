@@ -130,6 +130,8 @@ def test_only_wrong_pieces_are_fetched(
     assert [each["status"] for each in outcome.json["files"]] == ["ok", "ok"]
     after = (folder / "config.json").stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    again = {each["path"]: each["how"] for each in run(tmp_path, "verify", f"hf:{REPO}", "--json").json["files"]}
+    assert again["model.gguf"] == "remembered"
     assert left_over(tmp_path) == []
     assert run(tmp_path, "verify", f"hf:{REPO}", "--full").code == 0
 
@@ -172,6 +174,7 @@ def test_without_piece_hashes_the_whole_file_is_fetched_and_that_is_said(tmp_pat
     assert hub.n_sent() == SIZE
     assert outcome.json["repaired"][0]["pieces"] == 1
     assert (folder / ".pieces").is_dir()  # made in the read that proved it, for the next time
+    assert [each["how"] for each in run(tmp_path, "verify", f"hf:{REPO}", "--json").json["files"]] == ["remembered"]
 
 
 def test_a_source_that_lies_is_left_and_the_next_one_asked(tmp_path: Path, hub: FakeHub, folder: Path) -> None:
