@@ -13,7 +13,7 @@ from pathlib import Path
 from distro.digest import HEX_DIGITS, KINDS, WEAK, Digester, open_regular
 from distro.errors import MalformedManifestError, NotFoundError
 from distro.manifest import Family, File, License, Model, Variant, fold
-from distro.paths import safe_relpath
+from distro.paths import is_ours, safe_relpath
 from distro.reference import NAME, HubReference, MagnetReference, TorrentReference, parse_source
 from distro.toml_table import Table
 from distro.urls import judge_url
@@ -153,7 +153,7 @@ def _file(table: Table) -> File:
         safe_relpath(path)
     except ValueError as error:
         table.refuse("path", f"{error}: {path!r}", "a relative path that every system can store")
-    if fold_path(path) in ("receipt.json", ".distro-partial"):
+    if is_ours(path):
         table.refuse("path", path, "a name that the store does not use itself")
     size = table.number("size")
     digests = {kind: _digest(table, kind, size) for kind in KINDS if table.has(kind)}

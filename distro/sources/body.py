@@ -32,7 +32,7 @@ def read_body(
     name: of the source, where: the address as it may be shown. most: bytes that it may have. Raises SourceError,
     ProtocolError if it has more, and what httpx2 raises.
     """
-    watch = _Watch(name, timeout_s)
+    watch = Watch(name, timeout_s)
     portions = response.iter_raw()
     while not (watch.is_fast and (left := _left_in(response, watch.n_bytes))):
         began = time.monotonic()
@@ -55,7 +55,7 @@ def skip(portions: Iterator[bytes | memoryview], n_bytes: int) -> Iterator[bytes
         n_bytes = max(0, n_bytes - len(data))
 
 
-def _from_socket(connection: socket.socket, n_left: int, watch: _Watch) -> Iterator[memoryview]:
+def _from_socket(connection: socket.socket, n_left: int, watch: Watch) -> Iterator[memoryview]:
     buffer = memoryview(bytearray(_READ))
     while n_left:
         began = time.monotonic()
@@ -72,7 +72,7 @@ def _from_socket(connection: socket.socket, n_left: int, watch: _Watch) -> Itera
         yield buffer[:n_read]
 
 
-class _Watch:
+class Watch:
     """How fast a body comes, by the time that we wait for it and not by what is done with it in between.
 
     n_bytes: of it that came. is_fast: whether reading past the parser is worth it.

@@ -73,6 +73,8 @@ def told(name: str, timeout_s: float) -> Iterator[None]:
         if str(error).startswith("407"):
             raise NotPermittedError(name, PROXY_WANTS_PASSWORD.format(_proxy(error))) from error
         raise SourceError(name, f"the proxy{_proxy(error)} refuses: {shown(str(error))}", unreachable=True) from error
+    except (httpx2.UnsupportedProtocol, httpx2.TooManyRedirects) as error:
+        raise ProtocolError(name, shown(str(error))) from error
     except httpx2.TransportError as error:
         if certificate := _certificate_error(error):
             clock = datetime.now(UTC).astimezone().strftime("%Y-%m-%d %H:%M %Z")
@@ -82,6 +84,8 @@ def told(name: str, timeout_s: float) -> Iterator[None]:
         is_connecting = isinstance(error, httpx2.ConnectError)
         way = _way(error) if is_connecting else ""
         raise SourceError(name, f"{why}{way}", unreachable=is_connecting) from error
+    except UnicodeDecodeError:  # of a body
+        raise
     except UnicodeError as error:  # what IDNA says of a host's name, or of how long its parts are
         raise ProtocolError(name, f"the name of a host cannot be: {shown(str(error))}") from error
     except (httpx2.InvalidURL, httpx2.DecodingError) as error:

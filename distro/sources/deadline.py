@@ -24,19 +24,26 @@ _due = threading.local()  # at: monotonic time; None while a body is read
 
 def watch(client: httpx2.Client) -> None:
     """From now on, heads of answers to this client are waited for no longer than twice its time-out for one read."""
+    install(client)
+    hooks = client.event_hooks
+    client.event_hooks = {"request": [*hooks["request"], begin], "response": [end, *hooks["response"]]}
+
+
+def install(client: httpx2.Client) -> None:
+    """Make a client heed `begin` and `end`, called by its own hooks."""
     for transport in (client._transport, *client._mounts.values()):
         if isinstance(transport, httpx2.HTTPTransport):
             transport._pool._network_backend = _Backend(transport._pool._network_backend)
-    hooks = client.event_hooks
-    client.event_hooks = {"request": [*hooks["request"], _begin], "response": [_end, *hooks["response"]]}
 
 
-def _begin(request: httpx2.Request) -> None:
+def begin(request: httpx2.Request) -> None:
+    """A request is about to be sent by this thread."""
     timeout_s = request.extensions.get("timeout", {}).get("read")
     _due.at = None if timeout_s is None else time.monotonic() + _PATIENCE * timeout_s
 
 
-def _end(response: httpx2.Response) -> None:
+def end(response: httpx2.Response) -> None:
+    """The head of its answer is here."""
     _due.at = None
 
 

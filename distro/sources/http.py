@@ -13,7 +13,6 @@ A source `https://host/folder/` has the file below that folder; one that does no
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,21 +28,20 @@ from distro.manifest import File, Variant
 from distro.sources.base import NoRangesError, StreamSource
 from distro.sources.body import read_body, skip
 from distro.sources.client import PROXY_WANTS_PASSWORD, new_client, told
+from distro.sources.origins import MOST_REDIRECTS, judge_redirect, origin_of, plain
 
 if TYPE_CHECKING:
     import httpx2
 
-_MOST_REDIRECTS = 5
-_PORTS = range(1, 2**16)
 _REDIRECTS = {301, 302, 303, 307, 308}
 _ANSWERS = {200, 206, 416}
-_BUSY = {408, 425, 429, 500, 502, 503, 504}
+BUSY = {408, 425, 429, 500, 502, 503, 504}
 _LONGEST_WAIT_S = 300.0
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})", re.ASCII)
 _UNSATISFIED = re.compile(r"bytes \*/(\d{1,19})", re.ASCII)
 _MOST_SKIPPED = 16 * 2**20  # bytes that come unasked where a server knows no ranges
 # All addresses of a host together (distro/sources/addresses.py): two of the system's tries, after 1 s and after 3 s.
-_CONNECT_S = 5.0
+CONNECT_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -69,8 +67,8 @@ class HttpReader:
             raise SourceError(name, "offline (--offline or HF_HUB_OFFLINE is set)")
         self.name, self._token, self._timeout_s = name, token, settings.timeout_s
         with told(self.name, self._timeout_s):
-            self._trusted = _origin(httpx2.URL(origin)) if origin else None
-        timeout = httpx2.Timeout(settings.timeout_s, connect=min(_CONNECT_S, settings.timeout_s))
+            self._trusted = origin_of(httpx2.URL(origin)) if origin else None
+        timeout = httpx2.Timeout(settings.timeout_s, connect=min(CONNECT_S, settings.timeout_s))
         self._client = new_client(timeout=timeout, limits=httpx2.Limits(max_connections=None))
         self._landed: dict[str, httpx2.URL] = {}  # where redirects led
 
@@ -99,7 +97,7 @@ class HttpReader:
         self._client.close()
 
     def _part(self, response: httpx2.Response, start: int, stop: int) -> Part:
-        headers, where = response.headers, shown(_plain(response.url))
+        headers, where = response.headers, shown(plain(response.url))
         version: str = headers.get("etag") or headers.get("last-modified") or ""
         said = headers.get("content-range", "").strip()
         if response.status_code == 200:
@@ -123,7 +121,7 @@ class HttpReader:
         """A server that knows no ranges begins to send the whole file: taken near its beginning, refused far in."""
         length = response.headers.get("content-length", "")
         if stop > _MOST_SKIPPED or not re.fullmatch(r"\d{1,19}", length, re.ASCII):
-            raise ProtocolError(self.name, f"sends no part of {shown(_plain(response.url))}, only all of it")
+            raise ProtocolError(self.name, f"sends no part of {shown(plain(response.url))}, only all of it")
         size, data = int(length), bytearray()
         for piece in self._body(response, size):
             data += piece
@@ -148,7 +146,7 @@ class HttpReader:
                 response.close()
                 response = self._get(url, {})  # it cannot do ranges; then the whole file, and we skip
                 if response.status_code != 200:
-                    raise ProtocolError(self.name, f"sends no part of {shown(_plain(response.url))}, nor all of it")
+                    raise ProtocolError(self.name, f"sends no part of {shown(plain(response.url))}, nor all of it")
             if response.status_code == 206:
                 yield from self._body(response, None if size is None else size - offset)
             else:
@@ -165,7 +163,7 @@ class HttpReader:
             try:
                 response = self._client.send(self._request(landed, headers), stream=True)
                 self._client.cookies.clear()
-                if response.status_code in _ANSWERS or response.status_code in _BUSY:
+                if response.status_code in _ANSWERS or response.status_code in BUSY:
                     return self._judged(response)
                 response.close()  # a signed address that has expired, most likely
             except httpx2.TransportError:
@@ -178,7 +176,7 @@ class HttpReader:
         import httpx2
 
         first = here = httpx2.URL(url)
-        for _ in range(_MOST_REDIRECTS + 1):
+        for _ in range(MOST_REDIRECTS + 1):
             response = self._client.send(self._request(here, headers), stream=True)
             self._client.cookies.clear()  # a jar knows hosts, not origins
             if response.status_code not in _REDIRECTS:
@@ -186,7 +184,7 @@ class HttpReader:
             response.close()
             here = self._redirected(first, here, response.headers.get("location", ""))
         else:
-            raise ProtocolError(self.name, f"more than {_MOST_REDIRECTS} redirects")
+            raise ProtocolError(self.name, f"more than {MOST_REDIRECTS} redirects")
         if here != first and response.status_code in _ANSWERS:
             self._landed[url] = here
         return self._judged(response)
@@ -201,23 +199,19 @@ class HttpReader:
 
     def _request(self, url: httpx2.URL, headers: dict[str, str]) -> httpx2.Request:
         request = self._client.build_request("GET", url, headers={**headers, "accept-encoding": "identity"})
-        if self._token and _origin(url) == self._trusted:
+        if self._token and origin_of(url) == self._trusted:
             request.headers["authorization"] = f"Bearer {self._token}"
         return request
 
     def _redirected(self, first: httpx2.URL, here: httpx2.URL, location: str) -> httpx2.URL:
         there = here.join(location)
-        is_address = location and there.host and there.scheme in ("http", "https")
-        if not is_address or (there.port is not None and there.port not in _PORTS):
-            raise ProtocolError(self.name, f"redirects to {shown(_plain(there))}, which is no http or https address")
-        if here.scheme == "https" and there.scheme == "http":
-            raise ProtocolError(self.name, f"redirects from https to {shown(_plain(there))}")
-        if _is_inside(there.host) and not _is_inside(first.host):
-            raise ProtocolError(self.name, f"redirects into our own network, to {shown(_plain(there))}")
+        if not location:
+            raise ProtocolError(self.name, f"redirects to nowhere, for {shown(plain(here))}")
+        judge_redirect(self.name, first, here, there)
         return there
 
     def _judge_status(self, response: httpx2.Response) -> None:
-        code, url = response.status_code, shown(_plain(response.url))
+        code, url = response.status_code, shown(plain(response.url))
         if code in _ANSWERS:
             encoding = response.headers.get("content-encoding", "identity").strip().lower()
             if encoding not in ("identity", "") and code != 416:
@@ -232,8 +226,8 @@ class HttpReader:
             raise NotPermittedError(self.name, why)
         if code in (404, 410):
             raise NotThereError(self.name, why)
-        if code in _BUSY:
-            raise SourceError(self.name, why, retry_after_s=_retry_after(response.headers))
+        if code in BUSY:
+            raise SourceError(self.name, why, retry_after_s=retry_after(response.headers))
         raise ProtocolError(self.name, why)
 
     def _is_range(self, response: httpx2.Response, offset: int, size: int | None, stop: int | None = None) -> bool:
@@ -251,17 +245,17 @@ class HttpReader:
         length = response.headers.get("content-length", "")
         if size is None or not length or length == str(size - offset):
             return
-        raise ProtocolError(self.name, f"has {shown(length)} bytes of {shown(_plain(response.url))}, not {size}")
+        raise ProtocolError(self.name, f"has {shown(length)} bytes of {shown(plain(response.url))}, not {size}")
 
     def _judge_unsatisfied(self, response: httpx2.Response, offset: int, size: int | None) -> None:
         """416: fine only where the size was not known and turns out to be what we have."""
         total = response.headers.get("content-range", "").strip()
         if size is None and total == f"bytes */{offset}":
             return
-        raise ProtocolError(self.name, f"has nothing at byte {offset} of {shown(_plain(response.url))}")
+        raise ProtocolError(self.name, f"has nothing at byte {offset} of {shown(plain(response.url))}")
 
     def _body(self, response: httpx2.Response, most: int | None) -> Iterator[bytes | memoryview]:
-        return read_body(response, self.name, self._timeout_s, most, shown(_plain(response.url)))
+        return read_body(response, self.name, self._timeout_s, most, shown(plain(response.url)))
 
 
 class HttpSource(StreamSource):
@@ -287,30 +281,13 @@ class HttpSource(StreamSource):
         self._reader.close()
 
 
-def _origin(url: httpx2.URL) -> tuple[str, str, int | None]:
-    return url.scheme, url.host, url.port or {"http": 80, "https": 443}.get(url.scheme)
-
-
-def _plain(url: httpx2.URL) -> str:
-    """An address as it may be shown: no user, no query, where secrets are."""
-    return str(url.copy_with(username=None, password=None, query=None, fragment=None))
-
-
 def _user_of(address: str) -> str:
     """`user:password@` of an address, or nothing."""
     match = re.match(r"[a-z]+://([^/@]*@)", address)
     return match[1] if match else ""
 
 
-def _is_inside(host: str) -> bool:
-    """Whether an address is this machine's or of a private network; names other than localhost are not looked up."""
-    try:
-        return not ipaddress.ip_address(host.strip("[]").partition("%")[0]).is_global
-    except ValueError:
-        return host.rstrip(".").lower().rpartition(".")[2] == "localhost"
-
-
-def _retry_after(headers: httpx2.Headers) -> float | None:
+def retry_after(headers: httpx2.Headers) -> float | None:
     """Seconds that an answer asks us to wait, 300 at most: `Retry-After`, or the hub's `RateLimit: …;t=<seconds>`."""
     value = headers.get("retry-after", "").strip()
     if match := re.search(r";\s*t=(\d{1,6})", headers.get("ratelimit", "")):

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote
 
 from converters.errors import shown
@@ -24,16 +24,19 @@ from distro.errors import (
     SourceError,
 )
 from distro.manifest import File, Model, Variant
-from distro.paths import safe_relpath
+from distro.paths import clashing, safe_relpath
 from distro.reference import HubReference
 from distro.sources.base import StreamSource
 from distro.sources.client import PROXY_WANTS_PASSWORD, check_environment, told
 from distro.sources.http import HttpReader, Part
+from distro.sources.retry import asked_again
 from distro.store import Store
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
-    from huggingface_hub.hf_api import ModelInfo, RepoFile
+    from huggingface_hub.hf_api import ModelInfo, RepoFile, RepoFolder
+
+T = TypeVar("T")
 
 _MOST_FILES = 100_000
 _COMMIT = re.compile(r"[0-9a-f]{40}", re.ASCII)
@@ -54,16 +57,16 @@ def variant_from_hub(settings: Settings, repo: str, revision: str | None = None)
     from huggingface_hub.hf_api import RepoFile
 
     name = f"hub {repo}"
-    with _told(settings, name, repo, revision):
-        api = _api(settings)
-        info = api.model_info(repo, revision=revision, timeout=settings.timeout_s)
-        commit = info.sha or ""
-        if not _COMMIT.fullmatch(commit):
-            raise ProtocolError(name, f"says revision {shown(commit)}, which is no commit")
-        listed = list(islice(api.list_repo_tree(repo, recursive=True, revision=commit), _MOST_FILES + 1))
+    info, commit = _state(settings, name, repo, revision)
+
+    def listing(api: HfApi) -> list[RepoFile | RepoFolder]:
+        return list(islice(api.list_repo_tree(repo, recursive=True, revision=commit), _MOST_FILES + 1))
+
+    listed = _ask(settings, name, repo, commit, listing)
     if len(listed) > _MOST_FILES:
         raise ProtocolError(name, f"lists more than {_MOST_FILES} files")
     files = tuple(_file(name, f"{repo}@{commit}", entry) for entry in listed if isinstance(entry, RepoFile))
+    _judge_names(name, files)
     return _model(repo, commit, info, files)
 
 
@@ -103,14 +106,29 @@ class HubSource(StreamSource):
     def _pinned(self) -> str:
         """The commit; a branch is looked up once, so that all files are of one revision."""
         if self._commit is None:
-            with _told(self._settings, self.name, self._repo, self._revision):
-                info = _api(self._settings).model_info(
-                    self._repo, revision=self._revision, timeout=self._settings.timeout_s
-                )
-            if not _COMMIT.fullmatch(info.sha or ""):
-                raise ProtocolError(self.name, f"says revision {shown(info.sha)}, which is no commit")
-            self._commit = str(info.sha)
+            _, self._commit = _state(self._settings, self.name, self._repo, self._revision)
         return self._commit
+
+
+def _state(settings: Settings, name: str, repo: str, revision: str | None) -> tuple[ModelInfo, str]:
+    """What the hub says of a repository, and the commit that a revision is now."""
+    info = _ask(settings, name, repo, revision, lambda api: api.model_info(repo, revision=revision))
+    if not _COMMIT.fullmatch(info.sha or ""):
+        raise ProtocolError(name, f"says revision {shown(info.sha)}, which is no commit")
+    return info, str(info.sha)
+
+
+def _ask(settings: Settings, name: str, repo: str, revision: str | None, question: Callable[[HfApi], T]) -> T:
+    """An answer of the hub's interface, with its errors as ours; where it is busy, it is asked again."""
+    from distro.sources.hub_bounds import BusyError, in_bounds
+
+    def ask() -> T:
+        with _told(settings, name, repo, revision):
+            api = _api(settings)
+            with in_bounds(settings, name):
+                return question(api)
+
+    return asked_again(settings, ask, BusyError)
 
 
 def _api(settings: Settings) -> HfApi:
@@ -170,6 +188,14 @@ def _file(name: str, origin: str, entry: RepoFile) -> File:
     return File(path, size, sha256=entry.lfs.sha256, lfs_pointer_sha1=entry.blob_id, origin=where)
 
 
+def _judge_names(name: str, files: tuple[File, ...]) -> None:
+    """Raise MalformedManifestError for two files that cannot both be stored, on some system."""
+    if clash := clashing([file.path for file in files]):
+        raise MalformedManifestError(
+            name, "path", found=" and ".join(map(shown, clash)), allowed="names that are apart where case is not"
+        )
+
+
 def _format_of(files: tuple[File, ...]) -> str:
     """The format that most of the bytes are in."""
     sizes: Counter[str] = Counter()
@@ -185,6 +211,9 @@ def _from_store(settings: Settings, repo: str, revision: str | None) -> tuple[Mo
     for name, variant_name in store.variants():
         receipt = store.receipt(name, variant_name)
         if receipt and name == repo and (revision or variant_name).startswith(variant_name):
+            if receipt.missing:
+                n_missing = f"{len(receipt.missing)} of its files are not here"
+                raise SourceError(f"hub {repo}", f"offline (--offline or HF_HUB_OFFLINE is set), and {n_missing}")
             return receipt.as_variant()
     raise SourceError(f"hub {repo}", "offline (--offline or HF_HUB_OFFLINE is set), and it is not here")
 
@@ -212,6 +241,10 @@ def _told(settings: Settings, name: str, repo: str, revision: str | None) -> Ite
             raise _not_permitted(settings, name, repo, f"HTTP {code}") from error
         if code == 407:
             raise NotPermittedError(name, PROXY_WANTS_PASSWORD.format("")) from error
+        if code == 451:
+            raise NotPermittedError(name, "not available for legal reasons (HTTP 451)") from error
+        if code in (404, 410):
+            raise NotFoundError(f"{name}: no such repository, or no such revision (HTTP {code})") from error
         kind = SourceError if code == 429 or code >= 500 else ProtocolError
         raise kind(name, f"HTTP {code} when asked for the repository") from error
     except errors.OfflineModeIsEnabled as error:
@@ -220,7 +253,7 @@ def _told(settings: Settings, name: str, repo: str, revision: str | None) -> Ite
         raise SourceError(name, shown(str(error) or type(error).__name__)) from error
     except errors.HFValidationError as error:
         raise MalformedManifestError(repo, "repository", found=str(error), allowed="owner/name") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         # huggingface_hub takes answers apart without judging them, so a broken one shows in any of these ways.
         raise ProtocolError(name, f"answers in another form than the hub ({shown(str(error))})") from error
 

@@ -89,14 +89,14 @@ class Retrying(StreamSource):
         self.source.close()
 
 
-def asked_again(settings: Settings, ask: Callable[[], T]) -> T:
-    """The answer to a small question, asked up to `settings.retries` times more where the source failed."""
+def asked_again(settings: Settings, ask: Callable[[], T], again: type[SourceError] = SourceError) -> T:
+    """The answer to a small question, asked up to `settings.retries` times more where the source failed like that."""
     for n_failed in range(1, settings.retries + 1):
         try:
             return ask()
         except (ProtocolError, NotPermittedError, NotThereError):
             raise
-        except SourceError as error:
+        except again as error:
             time.sleep(wait_s(n_failed, error))
     return ask()
 

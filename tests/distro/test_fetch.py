@@ -590,12 +590,26 @@ def test_a_place_that_cannot_be_is_73_before_anything_is_asked(
     assert hub.requests == []
 
 
-def test_our_own_name_in_the_store_is_refused(hub: FakeHub, settings: Settings, tmp_path: Path) -> None:
-    hub.plain["receipt.json"] = b"{}"
-    variant = _variant(f"{hub.url}/plain/", files=(File("receipt.json", 2, sha256=sha256(b"{}")),))
-    with pytest.raises(CannotCreateError, match="-o"):
+@pytest.mark.parametrize(
+    ("name", "beside"),
+    [("receipt.json", True), ("Receipt.JSON", True), ("receipt.json/x", True), (".receipt.json.0123-1-1-0", True),
+     (".pieces", True), (".pieces/" + "a" * 64, True), (".distro-partial/x", False), (".distro-partial", False)],
+)  # fmt: skip
+def test_our_own_names_are_refused_before_anything_is_asked(
+    hub: FakeHub, settings: Settings, tmp_path: Path, name: str, beside: bool
+) -> None:
+    """What would lie where the store keeps something of its own; beside the store there is less of that."""
+    hub.plain[name] = b"{}"
+    variant = _variant(f"{hub.url}/plain/", files=(File(name, 2, sha256=sha256(b"{}")),))
+    with pytest.raises(CannotCreateError, match=r"is our own name|is where files arrive"):
         _fetch(settings, variant)
-    assert _fetch(settings, variant, target=tmp_path / "target").read_bytes() == b"{}"
+    assert _final_files(settings) == []
+    if beside:
+        assert _fetch(settings, variant, target=tmp_path / "out").read_bytes() == b"{}"
+    else:
+        with pytest.raises(CannotCreateError, match="is where files arrive"):
+            _fetch(settings, variant, target=tmp_path / "out")
+        assert hub.requests == []
 
 
 def test_a_flip_on_the_disk_is_caught_before_the_name_is_given(

@@ -129,6 +129,8 @@ ROWS: dict[str, Row] = {
     "two variants of one name": ('name = "q4_0"', 'name = "HF"', "model[0].variant[1].name", 35, False),
     "no files and no torrent": (MAGNET, HF, "model[1].variant[0].file", 47, True),
     "the store's own name": ('"config.json"', '"receipt.json"', "model[0].variant[0].file[0].path", 24, True),
+    "where the store keeps lists": ('"config.json"', '".pieces/x"', "model[0].variant[0].file[0].path", 24, False),
+    "where files arrive": ('"config.json"', '".distro-partial/x"', "model[0].variant[0].file[0].path", 24, False),
     "the same source twice": (f'["{HF}"]', f'["{HF}", "{HF}"]', "model[0].variant[0].sources", 21, True),
     "no commit where a digest is weak": (HF, "hf:mistralai/Mistral-7B-v0.1", SOURCE, 21, True),
 }  # fmt: skip

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from distro.paths import safe_relpath
+from distro.paths import clashing, is_ours, safe_relpath
 
 GOOD = [
     "model.safetensors",
@@ -101,3 +101,31 @@ def test_what_passes_stays_below_the_folder_on_every_system(text: str) -> None:
         assert ".." not in joined.parts
     assert not PureWindowsPath(path).is_reserved()
     assert Path("/base", path).resolve().is_relative_to(Path("/base").resolve())
+
+
+@pytest.mark.parametrize(
+    ("paths", "clash"),
+    [
+        ((), None),
+        (("a", "b/a", "c/a"), None),
+        (("ab", "a/b"), None),
+        (("a", "a"), ("a", "a")),
+        (("a", "b", "A"), ("a", "A")),
+        (("a", "a/b"), ("a", "a/b")),
+        (("a/b/c", "A"), ("A", "a/b/c")),
+    ],
+)
+def test_paths_of_which_some_system_would_make_one(paths: tuple[str, ...], clash: tuple[str, str] | None) -> None:
+    assert clashing(paths) == clash
+
+
+@pytest.mark.parametrize(
+    ("path", "ours"),
+    [
+        ("receipt.json", True), ("RECEIPT.json", True), ("receipt.json/x", True), (".receipt.json.x", True),
+        (".pieces", True), (".Pieces/x", True), (".distro-partial/x", True),
+        ("a/receipt.json", False), ("receipt.jsonl", False), (".piecesx", False), ("partial/x", False),
+    ],
+)  # fmt: skip
+def test_names_that_the_store_keeps_for_itself(path: str, ours: bool) -> None:
+    assert is_ours(path) is ours

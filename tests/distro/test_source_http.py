@@ -28,7 +28,8 @@ from distro.errors import (
     exit_code,
 )
 from distro.manifest import File, Variant
-from distro.sources.http import HttpReader, HttpSource, _is_inside, _retry_after
+from distro.sources.http import HttpReader, HttpSource, retry_after
+from distro.sources.origins import is_inside
 from tests.fakes.hub import FakeHub, Fault, serving
 
 DATA = bytes(range(251)) * 4000  # 1,004,000 bytes, of a period that no buffer has
@@ -226,7 +227,7 @@ def test_a_redirect_to_a_cdn_is_followed(reader: HttpReader) -> None:
      ("hub.example", False), ("fe80::1%eth0", True), ("2606:4700::1111", False)],
 )  # fmt: skip
 def test_addresses_of_our_own_network(host: str, inside: bool) -> None:
-    assert _is_inside(host) is inside
+    assert is_inside(host) is inside
 
 
 def test_a_drip_is_as_good_as_silence(hub: FakeHub, settings: Settings) -> None:
@@ -326,7 +327,7 @@ NOW = datetime.now(UTC)
     ],
 )
 def test_how_long_a_busy_server_wants_us_to_wait(headers: dict[str, str], seconds: float | None) -> None:
-    assert _retry_after(httpx2.Headers(headers)) == seconds
+    assert retry_after(httpx2.Headers(headers)) == seconds
 
 
 def test_a_source_is_a_folder_or_the_only_file(hub: FakeHub, settings: Settings) -> None:

@@ -61,6 +61,7 @@ class RawServer:
     def _serve(self, connection: socket.socket) -> None:
         """One request for each connection, unless the answer says True: then one more."""
         connection.settimeout(_PATIENCE_S)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with connection, suppress(OSError):
             goes_on: object = True
             while goes_on is True and (head := self._head(connection)):
