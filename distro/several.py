@@ -31,9 +31,16 @@ class Several(Generic[Job, Answer]):
         self._answers: dict[int, Answer | BaseException | None] = {}
         self._failed: set[int] = set()  # those that nobody has made up for
         n_threads = min(n_threads, len(jobs))
-        self._threads = [threading.Thread(target=self._work, name="several", daemon=True) for _ in range(n_threads)]
-        for thread in self._threads:
-            thread.start()
+        self._threads: list[threading.Thread] = []
+        for _ in range(n_threads):
+            thread = threading.Thread(target=self._work, name="several", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # the system has no room for its stack, or too many processes
+                if not self._threads:
+                    raise
+                break
+            self._threads.append(thread)
 
     def answers(self) -> Iterator[tuple[Job, Answer | None]]:
         """Each job with its answer, in order. Raises what a job raised when it is its turn.

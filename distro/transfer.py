@@ -116,11 +116,23 @@ class Transfer:
             alive = [lane for lane in self._lanes if lane.left is None]
             for lane in alive:
                 while self._n_workers[lane] < min(lane.limit, self.allotment.n_missing):
-                    self._n_workers[lane] += 1
-                    thread = threading.Thread(target=self._work, args=(lane,), name=f"from {lane.name}", daemon=True)
-                    self._swarms += [thread] if lane.is_swarm else []
-                    thread.start()
+                    if not self._start_worker(lane):
+                        return True
             return bool(alive)
+
+    def _start_worker(self, lane: Lane) -> bool:
+        """Whether the system has a thread for another connection; else those that are there do the work."""
+        thread = threading.Thread(target=self._work, args=(lane,), name=f"from {lane.name}", daemon=True)
+        self._n_workers[lane] += 1
+        try:
+            thread.start()
+        except RuntimeError:  # no room for its stack, or too many processes
+            self._n_workers[lane] -= 1
+            if not self._n_workers.total():
+                raise
+            return False
+        self._swarms += [thread] if lane.is_swarm else []
+        return True
 
     def _stop(self) -> None:
         """Nothing is written after this. Threads that wait for the network are left to find out by themselves."""

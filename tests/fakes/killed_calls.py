@@ -20,6 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from distro.errors import exit_code
 from tests.fakes.crash import IN_MEMORY, Bad, Cut, Data, Names, Tested, make, record
 from tests.fakes.crash_commands import commands
 
@@ -40,7 +41,7 @@ def kill_at(tested: Tested, n: int, kind: str = "all") -> bool:
     """Whether the command was killed before it was done; raises Bad for what it left, or what became of that."""
     before = tested.command.n_done()
     make(tested.states.after(Cut(0, Names.ALL, Data.ALL, 0)), tested.root, tested.recorder)
-    status = _run_traced(tested, n, kind)
+    status = run_traced(tested, f"{kind}:signal=KILL:when={n}")
     if os.WIFEXITED(status) and os.WEXITSTATUS(status):
         raise Bad(f"ended with {os.WEXITSTATUS(status)} without being killed")
     tested.judge(is_done=os.WIFEXITED(status))
@@ -51,7 +52,8 @@ def kill_at(tested: Tested, n: int, kind: str = "all") -> bool:
     return os.WIFSIGNALED(status)
 
 
-def _run_traced(tested: Tested, n: int, kind: str) -> int:
+def run_traced(tested: Tested, injection: str) -> int:
+    """The wait status of the command, which strace manipulates; an error that it raises is its exit code."""
     program = shutil.which("strace")
     if program is None:
         raise NoStraceError("strace is not installed")
@@ -61,14 +63,16 @@ def _run_traced(tested: Tested, n: int, kind: str) -> int:
         code = 1
         try:
             os.close(writing)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what the interpreter says of calls that fail where none does
             os.read(reading, 1)
             tested.command.run(tested.base)
             code = 0
+        except Exception as error:
+            code = exit_code(error)
         finally:
             os._exit(code)
     os.close(reading)
-    fault = f"inject={kind}:signal=KILL:when={n}"
-    tracer = subprocess.Popen([program, "-f", "-qq", "-o", os.devnull, "-e", fault, "-p", str(child)])
+    tracer = subprocess.Popen([program, "-f", "-qq", "-o", os.devnull, "-e", f"inject={injection}", "-p", str(child)])
     try:
         _wait_for_tracer(child)
     finally:
