@@ -93,8 +93,8 @@ def fetch_anew(
 class _Fetch:
     """One run.
 
-    received: what the receipt said. entries: what is proven now. lists: of piece hashes that were made. memories: of
-    the reads that proved it.
+    received: what the receipt said. entries: what is proven now. missing: paths of what is wanted, now or by a run that
+    failed, and has not come. lists: of piece hashes that were made. memories: of the reads that proved it.
     """
 
     settings: Settings
@@ -106,15 +106,17 @@ class _Fetch:
     progress: Progress
     received: dict[str, Entry] = field(default_factory=dict)
     entries: dict[str, Entry] = field(default_factory=dict)
+    missing: set[str] = field(default_factory=set)
     lists: list[PieceHashes] = field(default_factory=list)
     memories: list[Remembered] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def run(self, wanted: tuple[File, ...], folder: Path | None, peers: Sequence[tuple[str, int]]) -> None:
         self._refuse_our_own_name(wanted)
-        self.received = self._known_from_receipt()
+        self._know_from_receipt()
+        missing = tuple(file for file in wanted if not self._is_here(file))
+        self.missing = (self.missing | {file.path for file in missing}) - self.entries.keys()
         try:
-            missing = tuple(file for file in wanted if not self._is_here(file))
             if missing:
                 self.bring(missing, folder, peers)
         except BaseException:
@@ -131,13 +133,14 @@ class _Fetch:
 
     # What is here
 
-    def _known_from_receipt(self) -> dict[str, Entry]:
+    def _know_from_receipt(self) -> None:
         try:
             receipt = None if self.target else self.store.receipt(self.model.name, self.variant.name)
         except MalformedManifestError as error:
             self.progress.say(f"{error}; not believed, so all is read again")
-            return {}
-        return dict(receipt.files) if receipt else {}
+            return
+        if receipt is not None:
+            self.received, self.missing = dict(receipt.files), set(receipt.missing)
 
     def _refuse_our_own_name(self, wanted: tuple[File, ...]) -> None:
         for path in (file.path for file in wanted if is_ours(file.path)):
@@ -237,14 +240,13 @@ class _Fetch:
         is_new = bool(entries.items() - self.received.items())
         if is_new and self.target is None:
             known = {file.path for file in self.variant.files}
-            before = {path: entry for path, entry in self.received.items() if path in known}
-            self.store.write_receipt(
-                Receipt(
-                    self.model.name, self.variant.name, self.variant.format, {**before, **entries},
-                    sources=self.variant.sources,
-                ),
-                lists,
+            missing = (self.missing & known) - entries.keys()
+            before = {path: entry for path, entry in self.received.items() if path in known - missing}
+            receipt = Receipt(
+                self.model.name, self.variant.name, self.variant.format, {**before, **entries},
+                sources=self.variant.sources, missing=tuple(sorted(missing)),
             )  # fmt: skip
+            self.store.write_receipt(receipt, lists)
         Proofs(self.settings.state_folder).remember(memories)
         return is_new
 

@@ -1,13 +1,14 @@
-"""What a variant on the disk is and where it came from: `receipt.json`, written once it is complete.
+"""What a variant on the disk is and where it came from: `receipt.json`, written when a run ends, well or not.
 
     {"schema": 1, "model": "…", "variant": "…", "format": "…",
      "files": {"path": {"sha256": "…", "size": 1, "source": "…", "time": "2026-01-31T12:00:00Z", "proven": true,
                         "pieces": "…"}},
-     "sources": ["…"],
+     "missing": ["path"], "sources": ["…"],
      "recipe": {…}, "inputs": {"path": "sha256"}}
 
-`pieces` is there for a file with a list of piece hashes (distro/piece_hashes.py), `sources` where references are known
-that it can be fetched from again, `recipe` and `inputs` if it was made here. The same receipt is always the same bytes:
+`pieces` is there for a file with a list of piece hashes (distro/piece_hashes.py), `missing` where a fetch ended before
+it had all that was wanted, `sources` where references are known that it can be fetched from again, `recipe` and
+`inputs` if it was made here. The same receipt is always the same bytes:
 keys in order, two spaces, a new line at the end. The reader believes nothing: sizes and digests are judged, unknown
 keys refused.
 """
@@ -52,7 +53,8 @@ class Entry:
 class Receipt:
     """files: by path. recipe: canonical JSON of how it was made here; inputs: sha256 of what it was made from.
 
-    sources: references that it can be fetched from again, as manifests have them.
+    sources: references that it can be fetched from again, as manifests have them. missing: paths of files that were
+    wanted and have not come.
     """
 
     model: str
@@ -62,6 +64,7 @@ class Receipt:
     recipe: Mapping[str, Any] | None = None
     inputs: Mapping[str, str] = field(default_factory=dict)
     sources: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
@@ -75,6 +78,8 @@ class Receipt:
             "format": self.format,
             "files": {path: _without_none(vars(self.files[path])) for path in sorted(self.files)},
         }
+        if self.missing:
+            value["missing"] = sorted(self.missing)
         if sources := [source for source in self.sources if not _SECRET.match(source)]:
             value["sources"] = sources
         if self.recipe is not None:
@@ -111,7 +116,7 @@ def now() -> str:
 
 
 def _judged(path: Path, value: object) -> Receipt:
-    needed, optional = {"schema", "model", "variant", "format", "files"}, {"sources", "recipe", "inputs"}
+    needed, optional = {"schema", "model", "variant", "format", "files"}, {"missing", "sources", "recipe", "inputs"}
     top = _object(path, "receipt", value, needed, optional)
     if top["schema"] != 1 or isinstance(top["schema"], bool):
         raise _wrong(path, "schema", top["schema"], "1 (made by another version of distro?)")
@@ -121,9 +126,7 @@ def _judged(path: Path, value: object) -> Receipt:
     inputs = top.get("inputs", {})
     if not isinstance(inputs, dict) or not all(_SHA256.fullmatch(str(digest)) for digest in inputs.values()):
         raise _wrong(path, "inputs", inputs, "an object of SHA-256 digests")
-    sources = top.get("sources", [])
-    if not isinstance(sources, list) or not all(isinstance(each, str) and each for each in sources):
-        raise _wrong(path, "sources", sources, "a list of references")
+    sources, missing = _texts(path, top, "sources"), _texts(path, top, "missing")
     recipe = top.get("recipe")
     if recipe is not None and not isinstance(recipe, dict):
         raise _wrong(path, "recipe", recipe, "an object")
@@ -134,7 +137,8 @@ def _judged(path: Path, value: object) -> Receipt:
         files={_judged_name(path, name): _entry(path, f"files/{name}", entry) for name, entry in files.items()},
         recipe=recipe,
         inputs=inputs,
-        sources=tuple(sources),
+        sources=sources,
+        missing=missing,
     )
 
 
@@ -176,6 +180,13 @@ def _text(path: Path, where: str, value: object) -> str:
     if not isinstance(value, str) or not value:
         raise _wrong(path, where, value, "a text")
     return value
+
+
+def _texts(path: Path, top: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    value = top.get(where, [])
+    if not isinstance(value, list) or not all(isinstance(each, str) and each for each in value):
+        raise _wrong(path, where, value, "a list of texts")
+    return tuple(value)
 
 
 def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:

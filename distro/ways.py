@@ -112,6 +112,7 @@ class Ways:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.stopped.set()
         self._closing.close()
 
     def _each(self, openers: dict[str, Callable[[], Source]]) -> Iterator[Source]:

@@ -12,6 +12,7 @@ from distro.cli import console
 if TYPE_CHECKING:
     from distro.cli import Session
     from distro.manifest import Family, Model
+    from distro.receipt import Receipt
 
 _MOST_NAMES = 4  # of variants in a line
 
@@ -73,6 +74,7 @@ def _list_here(session: Session, *, as_json: bool) -> None:
                 "format": receipt.format,
                 "size": receipt.size,
                 "files": len(receipt.files),
+                "missing": len(receipt.missing),
                 "made_here": receipt.recipe is not None,
                 "path": str(folder),
             }
@@ -85,13 +87,19 @@ def _list_here(session: Session, *, as_json: bool) -> None:
             f"{receipt.model}:{receipt.variant}",
             receipt.format,
             console.size(receipt.size),
-            str(len(receipt.files)),
+            _n_files(receipt),
             "made here" if receipt.recipe is not None else "fetched",
             str(folder),
         ]
         for receipt, folder in found
     ]
     console.table(["variant", "format", "size", "files", "from", "folder"], rows, right=[2, 3])
+
+
+def _n_files(receipt: Receipt) -> str:
+    """`12`, or `7 of 12` where a fetch ended before it had all."""
+    n_here, n_missing = len(receipt.files), len(receipt.missing)
+    return f"{n_here} of {n_here + n_missing}" if n_missing else f"{n_here}"
 
 
 def _described(family: Family, model: Model, here: list[str]) -> dict[str, object]:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+from distro.store import Store
 from tests.fakes.command import run
 from tests.fakes.store import put
 
@@ -58,10 +60,21 @@ def test_for_programs(tmp_path: Path) -> None:
             "format": "gguf",
             "size": 4,
             "files": 1,
+            "missing": 0,
             "made_here": False,
             "path": str(tmp_path / "home/models/smollm2-135m-instruct/q4_1"),
         }
     ]
+
+
+def test_what_came_before_a_fetch_failed(tmp_path: Path) -> None:
+    put(tmp_path / "home", "smollm2-135m-instruct", "q4_1", {"a.gguf": b"1234"})
+    store = Store(tmp_path / "home")
+    receipt = store.receipt("smollm2-135m-instruct", "q4_1")
+    assert receipt is not None
+    store.write_receipt(replace(receipt, missing=("b.gguf", "c.json")))
+    assert "1 of 3" in run(tmp_path, "ls", "--here").out
+    assert run(tmp_path, "ls", "--here", "--json").json["variants"][0]["missing"] == 2
 
 
 def test_nothing_is_written_by_looking(tmp_path: Path) -> None:

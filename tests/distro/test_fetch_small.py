@@ -72,6 +72,12 @@ def _entries(settings: Settings) -> list[str]:
     return [] if receipt is None else list(receipt.files)
 
 
+def _missing(settings: Settings) -> list[str]:
+    receipt = Store(settings.home).receipt("m", "v")
+    assert receipt is not None
+    return list(receipt.missing)
+
+
 # Several at once
 
 
@@ -195,6 +201,7 @@ def test_what_came_before_a_failure_is_not_read_again(
     entries, n_here = _entries(settings), len(list((settings.home / "models/m/v").glob("*.json"))) - 1
     assert entries == sorted(entries)
     assert 20 <= len(entries) == n_here <= 39
+    assert _missing(settings) == sorted(SMALL.keys() - set(entries))
     hub.faults = []
     hub.requests.clear()
     read: list[Path] = []
@@ -203,6 +210,7 @@ def test_what_came_before_a_failure_is_not_read_again(
     _fetch(settings, _variant(f"{hub.url}/plain/"))
     assert len(hub.transfers()) == 40 - len(entries)
     assert read == []
+    assert _missing(settings) == []
 
 
 def test_a_source_that_is_not_permitted_is_asked_and_spoken_of_once(hub: FakeHub, settings: Settings) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,13 @@ def test_read_back(tmp_path: Path) -> None:
     assert Receipt.read(tmp_path / "receipt.json") == RECEIPT
     assert Receipt.read(tmp_path / "none.json") is None
     assert Receipt.read(tmp_path / "receipt.json" / "below") is None
+
+
+def test_what_has_not_come_yet(tmp_path: Path) -> None:
+    receipt = replace(RECEIPT, missing=("b.json", "a.json"))
+    assert b'  "missing": [\n    "a.json",\n    "b.json"\n  ],\n  "recipe"' in receipt.to_bytes()
+    (tmp_path / "receipt.json").write_bytes(receipt.to_bytes())
+    assert Receipt.read(tmp_path / "receipt.json") == replace(RECEIPT, missing=("a.json", "b.json"))
 
 
 @given(st.dictionaries(st.from_regex(r"[a-z0-9]{1,9}(/[a-z0-9]{1,9}){0,2}", fullmatch=True).filter(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -100,9 +101,18 @@ def test_a_pinned_revision_is_asked_for_by_its_commit(hub: FakeHub, settings: Se
     assert all(f"/owner/model/resolve/{repo.commit}/" in request.path for request in hub.transfers())
 
 
-def test_offline_gives_what_the_store_holds(hub: FakeHub, settings: Settings) -> None:
-    from dataclasses import replace
+def test_offline_what_came_before_a_fetch_failed_is_not_taken_for_all(hub: FakeHub, settings: Settings) -> None:
+    repo = hub.add("owner/model", FILES)
+    repo.hidden = frozenset({max(FILES)})
+    with pytest.raises(SourceError):
+        _fetch(settings)
+    with pytest.raises(SourceError, match=r"offline .* 1 of its files are not here"):
+        _fetch(replace(settings, offline=True))
+    repo.hidden = frozenset()
+    assert _fetch(settings) == _fetch(replace(settings, offline=True))
 
+
+def test_offline_gives_what_the_store_holds(hub: FakeHub, settings: Settings) -> None:
     repo = hub.add("owner/model", FILES)
     folder = _fetch(settings)
     offline = replace(settings, offline=True)
