@@ -274,6 +274,24 @@ def length(path: Path) -> int:
     return status.st_size if stat.S_ISREG(status.st_mode) else -1
 
 
+def files_below(path: Path) -> Iterator[Path]:
+    """The file itself, or the regular files of a folder, by name; links are followed for files, not for folders."""
+    if not path.is_dir():
+        yield path
+        return
+    open_folders = [iter(sorted(path.iterdir()))]  # a list, for folders may lie deeper than Python calls
+    while open_folders:
+        entry = next(open_folders[-1], None)
+        if entry is None:
+            open_folders.pop()
+        elif entry.name.startswith("."):
+            continue
+        elif entry.is_dir() and not entry.is_symlink():
+            open_folders.append(iter(sorted(entry.iterdir())))
+        elif entry.is_file():
+            yield entry
+
+
 def allocated(path: Path) -> int:
     """Bytes of the disk that a regular file takes, fewer than its length where it has holes; 0 for what is none."""
     return path.lstat().st_blocks * 512 if is_file(path) else 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,6 +15,7 @@ from distro import catalog
 from distro.catalog import Catalog
 from distro.config import Settings
 from distro.digest import KINDS, open_regular
+from distro.disk import files_below
 from distro.errors import NotFoundError
 from distro.manifest import File
 from distro.progress import Progress
@@ -146,21 +147,3 @@ def identify(path: Path, known: Sequence[Known], bar: Shared, proofs: Proofs | N
     if len(claimed) == 1 and path.name.endswith(_TELLING_SUFFIXES):
         return Identified(check(path, claimed[0].file), claimed)
     return Identified(Verdict(path, Status.UNPROVEN))
-
-
-def files_below(path: Path) -> Iterator[Path]:
-    """The file itself, or the regular files of a folder, by name; links are followed for files, not for folders."""
-    if not path.is_dir():
-        yield path
-        return
-    open_folders = [iter(sorted(path.iterdir()))]  # a list, for folders may lie deeper than Python calls
-    while open_folders:
-        entry = next(open_folders[-1], None)
-        if entry is None:
-            open_folders.pop()
-        elif entry.name.startswith("."):
-            continue
-        elif entry.is_dir() and not entry.is_symlink():
-            open_folders.append(iter(sorted(entry.iterdir())))
-        elif entry.is_file():
-            yield entry

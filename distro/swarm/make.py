@@ -27,6 +27,7 @@ from converters.errors import ChangedError, MalformedError, shown
 from converters.formats import signatures
 from converters.formats.signatures import Signature
 from converters.input_file import InputFile
+from distro.disk import files_below
 from distro.errors import MalformedManifestError, NotFoundError, StorageError, UsageError
 from distro.paths import safe_relpath
 from distro.progress import Progress, Silent
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 _SMALLEST_PIECE, _LARGEST_PIECE = 32 * 1024, 16 * 1024 * 1024  # bytes, in torrents of ours
 _MOST_PIECES = 1024
+_MOST_FILES = 10_000  # of one model; the largest known have some hundreds
 _FOLDER = "model"  # the name of every folder while it is hashed
 _ARRIVING = {".part", ".incomplete"}  # how ours and the hub's part files end
 
@@ -96,7 +98,8 @@ def model_files(path: Path, only: Collection[str] | None = None) -> dict[str, Pa
     only: take these and look for no others.
     Left out: hidden files, the receipt, part files, links that lead out of the folder, whatever is no regular file.
     A path that is a file is a folder of one.
-    Raises NotFoundError, and MalformedManifestError for a name that other machines could not store.
+    Raises NotFoundError, MalformedManifestError for a name that other machines could not store or that lies too deep,
+    UsageError for too many files.
     """
     if path.is_file():
         return {_judged_name(path.name, path): path}
@@ -104,9 +107,13 @@ def model_files(path: Path, only: Collection[str] | None = None) -> dict[str, Pa
         raise NotFoundError(f"{shown(str(path))}: no such file or folder")
     if only is not None:
         return {_judged_name(name, path): path / name for name in sorted(only, key=_torrent_order)}
-    root = path.resolve()
-    found = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if _belongs(file, path, root)}
-    return {_judged_name(name, path): found[name] for name in sorted(found, key=_torrent_order)}
+    root, found = path.resolve(), dict[str, Path]()
+    for file in files_below(path):
+        if _belongs(file, path, root):
+            found[_judged_name(file.relative_to(path).as_posix(), path)] = file
+        if len(found) > _MOST_FILES:
+            raise UsageError(f"{shown(str(path))}: more than {_MOST_FILES} files; name the folder of one model")
+    return {name: found[name] for name in sorted(found, key=_torrent_order)}
 
 
 def _judged_name(name: str, path: Path) -> str:
@@ -118,10 +125,9 @@ def _judged_name(name: str, path: Path) -> str:
 
 
 def _belongs(file: Path, folder: Path, root: Path) -> bool:
-    inside = file.relative_to(folder)
-    if any(part.startswith(".") for part in inside.parts) or file.suffix in _ARRIVING or inside == Path("receipt.json"):
+    if file.suffix in _ARRIVING or file == folder / "receipt.json":
         return False
-    return file.is_file() and file.resolve().is_relative_to(root)
+    return file.resolve().is_relative_to(root)
 
 
 def _torrent_order(name: str) -> list[bytes]:

@@ -403,7 +403,7 @@ def distinct_empty_tensors(count: int) -> bytes:
 )
 def test_many_entries_take_bounded_time_and_memory(tmp_path: Path, file: Gguf, n_read: int | None) -> None:
     (tmp_path / "f").write_bytes(file.build())
-    start = time.monotonic()
+    start = time.process_time()
     with InputFile(tmp_path / "f") as opened:
         if n_read is None:
             with pytest.raises(MalformedError, match=r"n_kv|n_tensors"):
@@ -411,7 +411,7 @@ def test_many_entries_take_bounded_time_and_memory(tmp_path: Path, file: Gguf, n
         else:
             header = read_header(opened)
             assert len(header.entries) + len(header.tensors) == n_read
-    assert time.monotonic() - start < 10
+    assert time.process_time() - start < 10
 
 
 def test_more_strings_than_any_model_has_are_refused(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from converters.errors import ChangedError
 from distro.errors import MalformedManifestError, NotFoundError, UsageError
 from distro.progress import SilentBar
+from distro.swarm import make as making
 from distro.swarm.make import make, piece_length_for
 from tests.fakes.torrents import FILES, KIB, merkle_root, write
 
@@ -50,6 +51,39 @@ def test_a_link_that_stays_inside_counts_as_its_content(tmp_path: Path) -> None:
     (linked / "two").symlink_to("one")
 
     assert make(linked) == make(copied)
+
+
+def test_links_in_a_circle_are_not_followed(tmp_path: Path) -> None:
+    folder = write(tmp_path / "a")
+    clean = make(folder)
+    (folder / "again").symlink_to(folder)
+    (folder / "itself").symlink_to("itself")
+
+    assert make(folder) == clean
+
+
+def test_folders_deeper_than_python_calls_are_gone_through(tmp_path: Path) -> None:
+    folder = write(tmp_path / "a")
+    clean = make(folder)
+    deep = folder
+    for _ in range(1200):
+        deep = deep / "d"
+        deep.mkdir()
+    assert make(folder) == clean
+    (deep / "x").write_bytes(b"1")
+    with pytest.raises(MalformedManifestError, match="a path of 2401 bytes, 1024 at most"):
+        make(folder)
+    (deep / "x").unlink()
+    while deep != folder:  # which pytest, that deletes old folders by recursion, could not
+        deep.rmdir()
+        deep = deep.parent
+
+
+def test_a_disk_full_of_files_is_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(making, "_MOST_FILES", 2)
+
+    with pytest.raises(UsageError, match=r"more than 2 files; name the folder of one model"):
+        make(write(tmp_path))
 
 
 def test_a_single_file_is_a_folder_of_one(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from distro.identify import files_below
+from distro.disk import files_below
 
 
 def test_regular_files_by_name_and_links_to_files_alone(tmp_path: Path) -> None:
