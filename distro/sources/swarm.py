@@ -15,15 +15,22 @@ from __future__ import annotations
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from converters.errors import shown
 from distro.config import Settings
-from distro.errors import NotThereError, SourceError, UsageError, WrongBytesError
+from distro.errors import (
+    CannotCreateError,
+    MalformedManifestError,
+    NotThereError,
+    SourceError,
+    UsageError,
+    WrongBytesError,
+)
 from distro.manifest import File, Variant
 from distro.pace import pace_of
 from distro.progress import Bar
@@ -112,7 +119,7 @@ class _Swarm:
     def bring(self, errand: Errand) -> None:
         """Pieces of a file, into its part file."""
         area = errand.path.with_name(errand.path.name.partition(".")[0] + ".swarm") / self._magnet.infohash[:16]
-        with suppress(OverError):
+        with suppress(OverError), self._told():
             torrent = self.torrent(lambda: errand.is_over)
             wanted = _find(torrent, errand.file)
             filling = Filling(errand, torrent, wanted)
@@ -130,6 +137,14 @@ class _Swarm:
                 shutil.rmtree(area, ignore_errors=True)
                 with suppress(OSError):  # another swarm's may be there
                     area.parent.rmdir()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """What is wrong with a session or with a description of strangers is no fault of the other sources."""
+        try:
+            yield
+        except (CannotCreateError, MalformedManifestError) as error:
+            raise SourceError(self.name, str(error)) from error
 
     def torrent(self, stopped: Callable[[], bool] = lambda: False) -> Torrent:
         """The torrent, asked of peers the first time where only its magnet link is known."""

@@ -47,8 +47,7 @@ class Filling:
 
     def priorities(self) -> list[int]:
         """What the torrent is to begin with."""
-        last = self._errand.last_missing
-        self._bait = None if last is None else self._torrent_pieces(last)[-1]
+        self._lay_bait()
         wanted = self._wanted()
         return [wanted.get(number, 0) for number in range(self.n_pieces)]
 
@@ -97,12 +96,12 @@ class Filling:
     def _claim(self, handle: lt.torrent_handle, status: lt.torrent_status) -> bool:
         """Whether there is nothing to do although there are peers."""
         if not status.num_peers:
+            self._lay_bait()
             return False
-        n_having = handle.piece_availability()
-        if not n_having:  # those who have all are not counted before they said so
-            return False
+        n_having: list[int] = []
 
         def has(number: int) -> bool:
+            n_having[:] = n_having or handle.piece_availability() or [0] * self.n_pieces
             return all(self.had[i] or n_having[i] for i in self._torrent_pieces(number))
 
         self._errand.claim(has)
@@ -110,6 +109,10 @@ class Filling:
             self._bait = None
             return False
         return not self._errand.has_free
+
+    def _lay_bait(self) -> None:
+        last = self._errand.last_missing
+        self._bait = None if last is None or self._errand.runs() else self._torrent_pieces(last)[-1]
 
     def _wanted(self) -> dict[int, int]:
         wanted = {} if self._bait is None else {self._bait: _LOWEST}

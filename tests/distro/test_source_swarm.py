@@ -227,7 +227,7 @@ def test_between_its_hours_a_swarm_rests(shards: Path, tmp_path: Path) -> None:
     with seeding(shards) as seeder:
         source = open_swarm(home, str(tmp_path / "x.torrent"), variant, peers=[seeder.peer])
         wall = Clock(wall=lambda: time.monotonic() - began)  # the hours begin two seconds after the test
-        source._pace = Pace(hours=_Hours(_From(2.0)), clock=wall)  # type: ignore[attr-defined]
+        source._visits.pace = Pace(hours=_Hours(_From(2.0)), clock=wall)  # type: ignore[attr-defined]
         with Store(home.home).partial("m", "v", file) as partial:
             source.transfer(file, partial, CountingBar())
             assert partial.size == file.size

@@ -5,7 +5,8 @@
     python -m tests.fakes.fetcher many  HOME PATH SIZE SHA256 URL… --n N    N at once; --deaf: locks do nothing;
                                                                             --killed: so many of them die on the way
 
-Each fetch is forked from a process that has imported everything. Prints one JSON object.
+Each fetch is forked from a process that has imported everything. Prints one JSON object. --peer HOST:PORT: for swarms
+among the sources.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import filelock
@@ -33,10 +35,10 @@ from distro.progress import Silent
 LENGTH = 64 * 1024
 
 
-def _fetch(home: Path, file: File, urls: list[str]) -> Path:
+def _fetch(home: Path, file: File, urls: list[str], peers: Sequence[tuple[str, int]] = ()) -> Path:
     variant = Variant("v", "safetensors", (file,), tuple(urls))
     settings = Settings(home, home / "config", timeout_s=5.0, retries=2)
-    return fetch(settings, Model("m", 1, "llama", "v", (variant,)), variant, progress=Silent())
+    return fetch(settings, Model("m", 1, "llama", "v", (variant,)), variant, progress=Silent(), peers=peers)
 
 
 def _fork(home: Path, file: File, urls: list[str]) -> int:
@@ -105,13 +107,16 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=1)
     parser.add_argument("--killed", type=int, default=0)
     parser.add_argument("--deaf", action="store_true")
+    parser.add_argument("--peer", default="")
     given = parser.parse_args()
     piece_hashes._SMALLEST = LENGTH
     file = File(given.path, given.size, sha256=given.sha256)
     if given.deaf:
         filelock.FileLock.acquire = _deaf  # type: ignore[method-assign]
     if given.what == "one":
-        print(json.dumps({"path": str(_fetch(given.home, file, given.urls))}))
+        host, _, port = given.peer.rpartition(":")
+        path = _fetch(given.home, file, given.urls, [(host, int(port))] if host else [])
+        print(json.dumps({"path": str(path)}))
     elif given.what == "kills":
         print(json.dumps(kills(given.home, file, given.urls, given.n)))
     else:
