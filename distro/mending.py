@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -41,8 +42,26 @@ def is_whole(descriptor: int, size: int | None, kind: str, digest: str) -> bool:
     if size not in (None, length):
         return False
     digester = Digester((kind,), length)
-    feed_range(descriptor, 0, length, digester.update)
+    try:
+        feed_range(descriptor, 0, length, digester.update)
+    except OSError as error:
+        _raise_unless_lost(error)
+        return False
     return digester.digests().get(kind) == digest
+
+
+def has_right(pieces: Pieces, index: int, descriptor: int) -> bool | None:
+    """Whether an open file has a piece right; not one of which the disk has lost something."""
+    try:
+        return pieces.is_right(index, descriptor)
+    except OSError as error:
+        _raise_unless_lost(error)
+        return False
+
+
+def _raise_unless_lost(error: OSError) -> None:
+    if error.errno != errno.EIO:
+        raise error
 
 
 class Mending:
@@ -65,7 +84,7 @@ class Mending:
         return wrong, [index for index, answer in enumerate(answers) if answer is None]
 
     def is_right(self, index: int) -> bool | None:
-        return self.pieces.is_right(index, self._part.fileno())
+        return has_right(self.pieces, index, self._part.fileno())
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
         """Bytes that somebody else gave."""
@@ -85,7 +104,7 @@ class Mending:
         start, stop = self.pieces.span(index)
         for stream in streams:
             descriptor = stream.fileno()
-            if os.fstat(descriptor).st_size == self.pieces.size and self.pieces.is_right(index, descriptor):
+            if os.fstat(descriptor).st_size == self.pieces.size and has_right(self.pieces, index, descriptor):
                 copy(stream, self._output, start, stop)
                 return self.is_right(index) is True
         return False
@@ -98,7 +117,7 @@ class Mending:
     def _take_given(self, index: int, stream: BinaryIO, source: str) -> bool:
         (start, stop), descriptor = self.pieces.span(index), stream.fileno()
         is_same_size = os.fstat(descriptor).st_size == self.pieces.size
-        if not is_same_size or self.pieces.is_right(index, descriptor) is False:
+        if not is_same_size or has_right(self.pieces, index, descriptor) is False:
             return False
         copy(stream, self._output, start, stop)
         self.fetched += stop - start
@@ -116,9 +135,18 @@ class Mending:
 
 
 def copy(stream: BinaryIO, target: Output, start: int, stop: int) -> None:
-    """Put the bytes of a file from start to stop at the same place of another, as far as there are any."""
+    """Put the bytes of a file from start to stop at the same place of another, as far as there are any.
+
+    Where the disk has lost some, those around them are left out too: whoever copies judges what came.
+    """
     while start < stop:
-        data = os.pread(stream.fileno(), min(_COPY_BYTES, stop - start), start)
+        n_bytes = min(_COPY_BYTES, stop - start)
+        try:
+            data = os.pread(stream.fileno(), n_bytes, start)
+        except OSError as error:
+            _raise_unless_lost(error)
+            start += n_bytes
+            continue
         if not data:
             return
         target.write_at(start, data)

@@ -9,6 +9,7 @@ Files are worked on side by side too, so that neither one large file nor many sm
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -65,12 +66,13 @@ class Proof:
 class Prover:
     """Proves files, and remembers what it proved.
 
-    full: read everything, and from the disk as far as the system lets go of what it holds in memory. threads: 0 for one
-    on each core.
+    full: read everything, and from the disk as far as the system lets go of what it holds in memory. to_mend: a file of
+    which the disk has lost something is wrong, as it can be mended; else that is an error. threads: 0 for one on each
+    core.
     """
 
-    def __init__(self, proofs: Proofs, *, full: bool = False, threads: int = 0) -> None:
-        self._proofs, self._full = proofs, full
+    def __init__(self, proofs: Proofs, *, full: bool = False, to_mend: bool = False, threads: int = 0) -> None:
+        self._proofs, self._full, self._to_mend = proofs, full, to_mend
         self._threads = threads or os.cpu_count() or 1
 
     def prove(self, claims: Sequence[Claim], bar: Bar | None = None) -> list[Proof]:
@@ -81,8 +83,8 @@ class Prover:
         told, found = Shared(bar or SilentBar()), list[_Found]()
         with ThreadPoolExecutor(self._threads) as pool:
             try:
-                for end in [self._begin(claim, pool, told) for claim in claims]:
-                    found.append(end())  # one by one: whatever was proven before an error is remembered
+                for claim, end in [(claim, self._begin(claim, pool, told)) for claim in claims]:
+                    found.append(self._found(claim, end))  # one by one: what was proven before an error is remembered
             except BaseException:
                 told.stop()
                 pool.shutdown(cancel_futures=True)
@@ -90,6 +92,14 @@ class Prover:
             finally:
                 self._proofs.remember(memory for _, memory in found if memory is not None)
         return [proof for proof, _ in found]
+
+    def _found(self, claim: Claim, end: Callable[[], _Found]) -> _Found:
+        try:
+            return end()
+        except OSError as error:
+            if not self._to_mend or error.errno != errno.EIO:
+                raise
+            return Proof(Verdict(claim.path, Status.WRONG, "reading", error.strerror, "bytes that can be read")), None
 
     def _begin(self, claim: Claim, pool: ThreadPoolExecutor, told: Shared) -> Callable[[], _Found]:
         """Start the work on one file; what is given waits for its end."""

@@ -138,12 +138,14 @@ def _published(settings: Settings, receipt: Receipt) -> tuple[Model, Variant] | 
     return None if variant is None else (model, variant)
 
 
-def verify(settings: Settings, subject: Subject, *, full: bool, progress: Progress) -> list[Finding]:
+def verify(
+    settings: Settings, subject: Subject, *, full: bool, to_mend: bool = False, progress: Progress
+) -> list[Finding]:
     """The verdicts, in the order of the claims. What was proven is remembered, and so are new lists of piece hashes.
 
-    full: rely on nothing that was proven before. Raises OSError for what cannot be read.
+    full: rely on nothing that was proven before. to_mend: as `Prover` has it. Raises OSError for what cannot be read.
     """
-    prover = Prover(Proofs(settings.state_folder), full=full)
+    prover = Prover(Proofs(settings.state_folder), full=full, to_mend=to_mend)
     claims = [claim for _, _, claim in subject.claims]
     with progress.bar(f"verify {subject.title}", sum(claim.file.size or 0 for claim in claims)) as bar:
         proofs = prover.prove(claims, bar)

@@ -87,7 +87,7 @@ def verify(
         title = reference
     else:
         title = subject.title
-        findings = verification.verify(session.settings, subject, full=full, progress=session.progress)
+        findings = verification.verify(session.settings, subject, full=full, to_mend=repair, progress=session.progress)
         if subject.n_absent:
             n_files = subject.n_absent + len(findings)
             session.progress.say(f"{title}: {subject.n_absent} of {n_files} files were never fetched")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
 import os
 import random
 import subprocess
@@ -10,10 +12,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from distro import config, repair, verification
+from distro import config, prove, repair, verification
 from distro.config import Settings
 from distro.manifest import Family, File, License, Model, Variant
 from distro.manifest_file import dump
@@ -316,6 +319,43 @@ def test_a_repair_waits_for_its_hours(tmp_path: Path, hub: FakeHub, folder: Path
         repair.repair(settings, subject, findings, repair.Helpers(), progress=Interrupting())
     assert heard[0].startswith("waiting until ")
     assert hub.n_sent() == 0
+
+
+@pytest.mark.parametrize("lists", [True, False], ids=["pieces", "whole"])
+def test_what_the_disk_has_lost_is_mended(
+    tmp_path: Path, hub: FakeHub, lists: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading some sectors of the file ends in EIO; so does `verify`, but with --repair it is one that is wrong."""
+    folder = put(tmp_path / "home", hub, {"model.gguf": CONTENT, "config.json": SMALL}, lists=lists)
+    lost, inode = range(9_000_000, 9_004_096), (folder / "model.gguf").stat().st_ino
+    pread, preadv = os.pread, os.preadv
+
+    def judge(descriptor: int, start: int, n_bytes: int) -> None:
+        if os.fstat(descriptor).st_ino == inode and start < lost.stop and start + n_bytes > lost.start:
+            raise OSError(errno.EIO, "Input/output error")
+
+    def lossy_pread(descriptor: int, n_bytes: int, offset: int) -> bytes:
+        judge(descriptor, offset, n_bytes)
+        return pread(descriptor, n_bytes, offset)
+
+    def lossy_preadv(descriptor: int, buffers: list[memoryview], offset: int) -> int:
+        judge(descriptor, offset, sum(map(len, buffers)))
+        return preadv(descriptor, buffers, offset)
+
+    class Lossy(io.FileIO):
+        def readinto(self, buffer: Any) -> int | None:
+            judge(self.fileno(), self.tell(), len(buffer))
+            return super().readinto(buffer)
+
+    monkeypatch.setattr(os, "pread", lossy_pread)
+    monkeypatch.setattr(os, "preadv", lossy_preadv)
+    monkeypatch.setattr(prove, "open_regular", Lossy)
+    assert run(tmp_path, "verify", f"hf:{REPO}").code == 74
+    outcome = mend(tmp_path, hub)
+    assert outcome.code == 0, outcome.error
+    assert (folder / "model.gguf").read_bytes() == CONTENT
+    assert hub.n_sent() <= (PIECE if lists else SIZE)
+    assert [each["path"] for each in outcome.json["repaired"]] == ["model.gguf"]
 
 
 def test_a_server_that_sends_no_parts_gives_the_whole(tmp_path: Path, hub: FakeHub, folder: Path) -> None:
