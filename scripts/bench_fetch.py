@@ -8,9 +8,10 @@
     aria2     eight connections, --checksum=sha-256
     hf        `hf download` of the same file from a hub, then sha256sum (it has none of its own for HTTP)
 
-Three things are measured: the time to a proven file with a server as fast as it can be; the bytes that come a second
-time when a download is killed at 90 % and started again; and what two sources of 50 MB/s each come to together. The
-server is a process of its own, which counts what it sends. --delay: seconds before each answer.
+Four things are measured: the time to a proven file with a server as fast as it can be; the bytes that come a second
+time when a download is killed at 90 % and started again; what two sources of 50 MB/s each come to together; and on
+loopback what one of them and a peer of 30 MB/s come to, and how much of it in vain. The server is a process of its own,
+which counts what it sends. --delay: seconds before each answer.
 """
 
 from __future__ import annotations
@@ -41,10 +42,12 @@ from distro.manifest_file import dump
 from distro.quantity import parse_bytes
 from tests.fakes.hub import Fault, serving
 from tests.fakes.link import End, link, why_not
+from tests.fakes.swarm import seeding
 
 ROOT = Path(__file__).resolve().parent.parent
 NAME = "model.bin"
 RATE = 50_000_000  # bytes per second of a slow source
+PEER_RATE = 30_000_000
 OVERSLEPT_S = 0.05
 BIN = Path(sys.executable).parent
 
@@ -192,10 +195,13 @@ def _ends(between: str) -> Iterator[_Ends]:
 # The tools
 
 
-def _distro(work: Path, name: str, file: File, sources: Sequence[str], ends: _Ends) -> Tool:
+def _distro(
+    work: Path, name: str, file: File, sources: Sequence[str], ends: _Ends, *, magnet: str = "", peer: str = ""
+) -> Tool:  # fmt: skip
+    """sources: addresses of the file. magnet: of a torrent of it, and a peer that has it."""
     folder = work / f"config-{name}"
     (folder / "manifests").mkdir(parents=True, exist_ok=True)
-    variant = Variant("bin", "other", (file,))
+    variant = Variant("bin", "other", (file,), (magnet,) if magnet else ())
     family = Family("bench", "us", License("MIT", "https://example.org", "allowed"),
                     (Model("bench", 0, "", "bin", (variant,)),))  # fmt: skip
     (folder / "manifests" / "bench.toml").write_text(dump(family))
@@ -203,7 +209,7 @@ def _distro(work: Path, name: str, file: File, sources: Sequence[str], ends: _En
                    "DISTRO_STATE": str(work / "out" / "state"), "HF_HOME": str(work / "out" / "hf"),
                    "PYTHONPATH": str(ROOT), "DISTRO_MIRRORS": " ".join(sources)}  # fmt: skip
     code = "from distro.cli import main; main()"
-    step = (sys.executable, "-c", code, "--quiet", "fetch", "bench:bin")
+    step = (sys.executable, "-c", code, "--quiet", "fetch", "bench:bin", *(("--peer", peer) if peer else ()))
     return Tool("distro", (step,), environment, ends.near.enter)
 
 
@@ -284,6 +290,21 @@ def _speed(tool: Tool, work: Path, size: int) -> float:
     return size / _run(tool).wall_s / 1e6
 
 
+def _with_a_peer(work: Path, file: File, address: str, ends: _Ends) -> tuple[float, float, float]:
+    """MB/s from a peer alone, from it and a source together, and the part of the latter that came in vain."""
+    folder, size = work / "seeded", file.size or 0
+    folder.mkdir(exist_ok=True)
+    (folder / NAME).unlink(missing_ok=True)
+    (folder / NAME).hardlink_to(work / "served")
+    speeds, before = [], ends.sent(address)
+    for sources in ([], [f"{address}/rated"]):
+        with seeding(folder, limit=PEER_RATE) as seeder:
+            peer = "{}:{}".format(*seeder.peer)
+            tool = _distro(work, f"peer{len(sources)}", file, sources, ends, magnet=seeder.magnet, peer=peer)
+            speeds.append(_speed(tool, work, size))
+    return speeds[0], speeds[1], (seeder.uploaded + ends.sent(address) - before) / size - 1
+
+
 def _make(path: Path, size: int) -> File:
     """A file of random bytes, kept from one run to the next."""
     if not path.exists() or path.stat().st_size != size:
@@ -343,9 +364,15 @@ def measure(work: Path, file: File, rounds: int, ends: _Ends) -> dict[str, objec
             for name, addresses in (("one", [one]), ("two", [one, two]))
         )
         print(f"a source of {RATE / 1e6:.0f} MB/s: {alone:.1f} MB/s, proven; two of them together: {together:.1f} MB/s")
+        speeds = {"one source": alone, "two": together}
+        if not ends.near.enter:
+            peer, both, in_vain = _with_a_peer(work, file, one, ends)
+            speeds |= {"a peer": peer, "a peer and a source": both}
+            told = f"with that source: {both:.1f} MB/s, {in_vain:.1%} of it in vain"
+            print(f"a peer of {PEER_RATE / 1e6:.0f} MB/s: {peer:.1f} MB/s, proven; {told}")
     _fresh(work)
     sides = {name: vars(cost) for name, cost in medians.items()}
-    return {"size": size, "sides": sides, "again": again, "mb_s": {"one source": alone, "two": together}}
+    return {"size": size, "sides": sides, "again": again, "mb_s": speeds}
 
 
 class _Announced(bytes):
