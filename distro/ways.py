@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Self, cast
 
 from distro.config import Settings
-from distro.errors import NotThereError, SourceError, WrongBytesError
+from distro.errors import MalformedManifestError, NotFoundError, NotThereError, SourceError, WrongBytesError
 from distro.lane import Lane
 from distro.manifest import Model, Variant
 from distro.mirrors import Mirror, mirrors_of, remember
@@ -153,7 +153,15 @@ class Ways:
         return [*self._mirrors, *self._variant.sources]
 
     def _opener(self, reference: str) -> Callable[[], Source]:
-        return lambda: open_source(self._settings, reference, self._variant, peers=self._peers)
+        def opener() -> Source:
+            try:
+                return open_source(self._settings, reference, self._variant, peers=self._peers)
+            except (NotFoundError, MalformedManifestError) as error:
+                if _is_swarm(reference) and len(self._references()) > 1:  # a torrent that is no good, beside others
+                    raise SourceError("swarm", str(error)) from error
+                raise
+
+        return opener
 
     def _lane(self, source: Source) -> Lane:
         inner = source.source if isinstance(source, Retrying) else cast(PieceSource, source)

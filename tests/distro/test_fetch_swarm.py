@@ -134,3 +134,16 @@ def test_without_libtorrent_the_hub_does_it(
     assert fetch(settings, _model(variant), variant, progress=words).read_bytes() == DATA
     assert len(words.said) == 1
     assert words.said[0].startswith("swarm: BitTorrent needs the package libtorrent")
+
+
+@pytest.mark.parametrize("content", [None, b"d4:infode"])
+def test_a_torrent_that_is_no_good_leaves_it_to_the_hub(
+    hub: FakeHub, settings: Settings, tmp_path: Path, content: bytes | None
+) -> None:
+    torrent = tmp_path / "bad.torrent"
+    if content is not None:
+        torrent.write_bytes(content)
+    variant, words = _variant(f"{hub.url}/plain/", str(torrent)), Words()
+    assert fetch(settings, _model(variant), variant, progress=words).read_bytes() == DATA
+    assert len(words.said) == 1
+    assert words.said[0].startswith(f"swarm: {torrent}: ")
