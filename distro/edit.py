@@ -92,6 +92,8 @@ def _refuse_place(path: Path) -> None:
         raise UsageError(f"{shown(str(path))}: is in a store, with a receipt that says what it is; {way_out}")
     if place.parent.name == "blobs" and (place.parent.parent / "snapshots").exists():
         raise UsageError(f"{shown(str(path))}: is in a hub cache, where its name is its digest; {way_out}")
+    if place.parent.name == "blobs" and place.name.startswith(("sha256-", "sha256:")):
+        raise UsageError(f"{shown(str(path))}: is in Ollama's store, where its name is its digest; {way_out}")
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from distro.config import Settings
 from distro.errors import MalformedManifestError
 from distro.manifest import File, Model, Variant
 from distro.mirrors import mirrors_of
-from distro.sources.caches import caches_of
+from distro.sources.caches import caches_of, size_of
 from distro.store import Store
 from distro.verify import strongest
 
@@ -137,7 +137,7 @@ def _look(
     to_write = None if file.size is None else max(0, file.size - occupied)
     for name, candidates in near:
         for candidate in candidates(file):
-            if disk.length(candidate.resolve()) == file.size:
+            if size_of(candidate) == file.size is not None:
                 return Look(file, kind, "near", name, to_write=to_write)
     arrived = store.received(model.name, variant.name, file, beside=target)
     to_fetch = None if file.size is None else max(0, file.size - arrived)

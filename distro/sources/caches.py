@@ -44,7 +44,7 @@ class Cache:
         elif self.tool == "Ollama" and file.sha256:
             blobs = self.folder / "blobs"
             names = (f"sha256-{file.sha256}", f"sha256:{file.sha256}")
-            yield from (path for name in names if _size_of(path := blobs / name) is not None)
+            yield from (path for name in names if size_of(path := blobs / name) is not None)
 
     def by_name(self, file: File) -> Iterator[Path]:
         """Files that are called like it and have its size: many a model has a `model.safetensors`."""
@@ -57,7 +57,7 @@ class Cache:
         }.get(self.tool, ())
         found = (path for pattern in dict.fromkeys(patterns) for path in sorted(self.folder.glob(pattern)))
         for path in dict.fromkeys(found):
-            if (size := _size_of(path)) is not None and file.size in (None, size):
+            if (size := size_of(path)) is not None and file.size in (None, size):
                 yield path
 
     def candidates(self, file: File) -> Iterator[Path]:
@@ -71,7 +71,7 @@ def caches_of(settings: Settings) -> list[Cache]:
     return [Cache(tool, folder) for tool, folder in (*hub, *settings.tool_folders) if os.access(folder, os.X_OK)]
 
 
-def _size_of(path: Path) -> int | None:
+def size_of(path: Path) -> int | None:
     """Bytes of a file, or of that to which a link leads; None for what is none, or not ours to look at."""
     try:
         status = path.stat()

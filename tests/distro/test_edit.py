@@ -139,6 +139,16 @@ def test_output_in_the_store_is_refused(model: Path) -> None:
     assert not (model.parent / "home").exists()
 
 
+@pytest.mark.parametrize("colon", ["-", ":"])
+def test_a_blob_of_ollamas_is_refused(tmp_path: Path, colon: str) -> None:
+    blob = tmp_path / "models" / "blobs" / f"sha256{colon}{'0' * 64}"
+    blob.parent.mkdir(parents=True)
+    blob.write_bytes(GOOD)
+    with pytest.raises(UsageError, match="in Ollama's store, where its name is its digest; -o OUT"):
+        edit(blob, {"general.name": "TINY"})
+    assert blob.read_bytes() == GOOD
+
+
 def test_blob_of_a_hub_cache_is_refused(tmp_path: Path) -> None:
     repo = tmp_path / "models--o--n"
     (repo / "blobs").mkdir(parents=True)

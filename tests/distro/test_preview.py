@@ -114,6 +114,12 @@ def test_a_copy_that_is_near_needs_no_network(settings: Settings, tmp_path: Path
     assert _look(settings, file, folder=tmp_path / "usb", target=tmp_path / "out").state == "missing"
 
 
+def test_a_loop_of_links_is_no_copy(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "usb").mkdir()
+    (tmp_path / "usb" / "model.bin").symlink_to(tmp_path / "usb" / "model.bin")
+    assert _look(settings, _file("model.bin"), folder=tmp_path / "usb").state == "missing"
+
+
 def test_variants_that_fit_the_largest_first() -> None:
     model, _ = _model((_file("a"),))
     assert [variant.name for variant in fitting(model, 899)] == ["q4_0"]

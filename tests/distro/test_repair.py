@@ -451,6 +451,22 @@ def test_what_is_near_goes_before_the_network(tmp_path: Path, hub: FakeHub, fold
     assert hub.n_sent() == 0
 
 
+def test_what_ollama_has_goes_before_the_network(
+    tmp_path: Path, hub: FakeHub, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blob = tmp_path / "ollama" / "blobs" / f"sha256-{hashlib.sha256(CONTENT).hexdigest()}"
+    blob.parent.mkdir(parents=True)
+    blob.write_bytes(CONTENT)
+    flip(50)(blob)  # damaged too, in another piece
+    monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path / "ollama"))
+    flip(5 * PIECE, 4 * PIECE)(folder / "model.gguf")
+    theirs = blob.read_bytes()
+    outcome = mend(tmp_path, None)
+    assert outcome.code == 0, outcome.error
+    assert (folder / "model.gguf").read_bytes() == CONTENT
+    assert blob.read_bytes() == theirs
+
+
 def _own_folder(base: Path, hub: FakeHub) -> Path:
     """A folder with the files of a model of which the user has a manifest."""
     files = (
