@@ -11,6 +11,7 @@ goes on in the middle. All that workers share is guarded by one lock.
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from collections import Counter
@@ -287,7 +288,9 @@ class Transfer:
         """Pieces that were fed to a swarm are wrong; who sent all of them is left. expected: what proves it."""
         with self.changed:
             numbers = {number for number in numbers if number in self.pieces and not self.is_over}
-            senders = {self.pieces[number].sender for number in numbers}
+            # What the disk has changed is nobody's fault.
+            is_as_it_came = all(self._digest_on_disk(number) == self.digests.get(number) for number in numbers)
+            senders = {self.pieces[number].sender for number in numbers} if is_as_it_came else set()
             for number in sorted(numbers):
                 self.has_dropped = True
                 self.pieces.drop(number)
@@ -301,6 +304,12 @@ class Transfer:
                     what = f"bytes {start} to {stop - 1}"
                     self.leave(lane, WrongBytesError(f"{self.file.path} from {lane.name}", what, "others", expected))
             self.changed.notify_all()
+
+    def _digest_on_disk(self, number: int) -> bytes:
+        hasher = hashlib.sha256()
+        for data in self.blocks(*self.pieces.span(number)):
+            hasher.update(data)
+        return hasher.digest()
 
     def _hold_back(self) -> None:
         """Nothing is read for the proof from the first contested piece on."""

@@ -5,9 +5,9 @@ other arrives in a work folder of its own beside that, under a name of ours, and
 hashes what is there and asks for the rest alone. What the torrent calls its files, and those that are not wanted, never
 touch the disk.
 
-    <area>/<key>.swarm/data               a whole file while it arrives, sparse
-    <area>/<key>.swarm/.<infohash>.parts  libtorrent's: pieces of v1 torrents that reach into a neighbour; one folder
-                                          deeper where the part file is filled
+    <area>/<key>.swarm/data                          a whole file while it arrives, sparse
+    <area>/<key>.swarm/.<infohash>.parts             libtorrent's: pieces of v1 torrents that reach into a neighbour
+    <area>/<part>.swarm/<infohash>/.<infohash>.parts the same where a part file is filled, for as long as it is
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class _Swarm:
 
     def bring(self, errand: Errand) -> None:
         """Pieces of a file, into its part file."""
-        area = errand.path.with_name(errand.path.name.partition(".")[0] + ".swarm") / self._magnet.infohash[:16]
+        area = errand.path.with_suffix(".swarm") / self._magnet.infohash[:16]
         with suppress(OverError), self._told():
             torrent = self.torrent(lambda: errand.is_over)
             wanted = _find(torrent, errand.file)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,7 @@ def test_a_kill_keeps_what_both_brought(
         before = hub.n_sent()
         out, _ = _child(settings, hub, folder, peer).communicate(timeout=30)
     assert Path(json.loads(out)["path"]).read_bytes() == DATA
+    assert list(settings.home.glob("partial/*.*")) == []
     assert hub.n_sent() - before <= len(DATA) - n_here + 400_000  # what was on its way when the swarm was quicker
 
 
@@ -147,3 +149,16 @@ def test_a_torrent_that_is_no_good_leaves_it_to_the_hub(
     assert fetch(settings, _model(variant), variant, progress=words).read_bytes() == DATA
     assert len(words.said) == 1
     assert words.said[0].startswith(f"swarm: {torrent}: ")
+
+
+def test_a_limit_holds_for_both_together(hub: FakeHub, folder: Path, torrent: Torrent, settings: Settings) -> None:
+    limited = replace(settings, limits=(("", 2_000_003),))
+    variant = _variant(f"{hub.url}/plain/", str(folder.parent / "w.torrent"))
+    with lying_peer(torrent, folder) as peer:
+        began = time.monotonic()
+        fetch(limited, _model(variant), variant, progress=Words(), peers=[peer])
+        took = time.monotonic() - began
+    receipt = Store(settings.home).receipt("m", "v")
+    assert receipt is not None
+    assert "swarm" in receipt.files["w.bin"].source
+    assert took > 0.8 * len(DATA) / 2_000_003
