@@ -7,11 +7,13 @@ by them before the swarm has ended, and then they are read again (distro/gather.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from distro.allotment import Run
+from distro.errors import WrongBytesError
 from distro.lane import Lane
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 _CLAIM_S = 2.0  # how much work is claimed at once
 _FEWEST, _MOST = 4, 64  # pieces that are claimed at once
+_READ = 1 << 20
 
 
 class Errand:
@@ -58,13 +61,15 @@ class Errand:
         """More pieces, as many as some seconds bring, of those that the swarm `has`."""
         n_most = max(_FEWEST, min(_MOST, int((self._lane.rate or 0.0) * _CLAIM_S) // self.pieces.length))
         with self._transfer.changed:
-            if (n_more := n_most - len(self._runs)) > 0 and not self.is_over:
-                self._runs += self._transfer.claim_singly(self._lane, n_more, has)
+            if (n_more := n_most - len(self._runs)) > 0 and not self.is_over and self._lane.left is None:
+                self._runs += self._transfer.allotment.claim_singly(self._lane, n_more, has)
 
     def contest(self, numbers: Iterable[int]) -> None:
         """The swarm may write into these pieces from now on, whoever brings them."""
         ours = {run.piece for run in self._runs}
-        self._transfer.contest(self._lane, [number for number in numbers if number not in ours])
+        with self._transfer.changed:
+            self._transfer.allotment.contested |= {(self._lane, number) for number in numbers if number not in ours}
+            self._transfer.hold_back()
 
     def came(self, n_bytes: int) -> None:
         """So many bytes more, whatever they are of."""
@@ -86,7 +91,7 @@ class Errand:
         number = run.piece
         start, stop = self.pieces.span(number)
         run.begin_piece(self._transfer.proof)
-        for data in self._transfer.blocks(start, stop):
+        for data in self._blocks(start, stop):
             run.update(data)
         with self._transfer.changed:
             if run.is_lost or self.is_over:
@@ -94,7 +99,8 @@ class Errand:
             self.has_come(run, stop - start)
             self._transfer.partial.grown()
             self._transfer.end_piece(run)
-            self._transfer.settle(self._lane, number)  # libtorrent never writes what it has
+            self._transfer.allotment.contested.discard((self._lane, number))  # libtorrent never writes what it has
+            self._transfer.hold_back()
             self._transfer.allotment.let_go(run)
             self._runs.remove(run)
 
@@ -111,11 +117,32 @@ class Errand:
 
     def read(self, start: int, stop: int) -> bytes:
         """Bytes of the part file."""
-        return b"".join(map(bytes, self._transfer.blocks(start, stop)))
+        return b"".join(map(bytes, self._blocks(start, stop)))
 
     def accuse(self, numbers: Iterable[int], expected: str) -> None:
-        """These pieces, which others brought, are wrong beyond doubt: they are fetched again. Who sent all is left."""
-        self._transfer.drop(self._lane, set(numbers), expected)
+        """These pieces, which others brought, are wrong beyond doubt: they are fetched again. Who sent all is left.
+
+        expected: what proves it.
+        """
+        transfer = self._transfer
+        with transfer.changed:
+            wrong = [number for number in numbers if number in self.pieces and not self.is_over]
+            # What the disk has changed is nobody's fault.
+            is_as_it_came = all(self._digest_on_disk(number) == transfer.digests.get(number) for number in wrong)
+            senders = {self.pieces[number].sender for number in wrong} if is_as_it_came else set()
+            for number in wrong:
+                transfer.has_dropped = True
+                self.pieces.drop(number)
+                transfer.digests.pop(number, None)
+                transfer.allotment.lose(number)
+            self.contest(wrong)
+            for lane in transfer.lanes:
+                if senders == {lane.tag}:
+                    transfer.allotment.revoke(lane)
+                    start, stop = self.pieces.span(wrong[0])
+                    where, what = f"{self.file.path} from {lane.name}", f"bytes {start} to {stop - 1}"
+                    transfer.leave(lane, WrongBytesError(where, what, "others", expected))
+            transfer.changed.notify_all()
 
     def tell(self, text: str) -> None:
         """How the swarm is, for people; said in place of what was told before."""
@@ -132,3 +159,16 @@ class Errand:
                 self._transfer.allotment.let_go(run)
             self._runs = []
             self._lane.note = ""
+
+    def _blocks(self, start: int, stop: int) -> Iterator[memoryview]:
+        """What is in the part file; a view counts until the next is asked for."""
+        buffer = memoryview(bytearray(min(_READ, stop - start)))
+        while start < stop and (n_read := self._transfer.partial.read_into(buffer[: stop - start], start)):
+            yield buffer[:n_read]
+            start += n_read
+
+    def _digest_on_disk(self, number: int) -> bytes:
+        hasher = hashlib.sha256()
+        for data in self._blocks(*self.pieces.span(number)):
+            hasher.update(data)
+        return hasher.digest()

@@ -11,11 +11,10 @@ goes on in the middle. All that workers share is guarded by one lock.
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import cast
 
@@ -33,7 +32,6 @@ from distro.sources.retry import PROGRESS
 
 _TICK_S = 0.1
 _SLICE_S = 1.0
-_READ = 1 << 20
 
 
 class Transfer:
@@ -62,11 +60,11 @@ class Transfer:
         """
         self.left: list[tuple[Lane, SourceError | WrongBytesError]] = []
         self.digests: dict[int, bytes] = {}
-        self.file, self.partial, self.pieces, self._lanes = file, partial, pieces, tuple(lanes)
+        self.file, self.partial, self.pieces, self.lanes = file, partial, pieces, tuple(lanes)
         self.proof, self._arrived, self._spared, self.say, self.clock = proof, arrived, spared, say, clock
         self.changed = threading.Condition()
         self.has_dropped = False
-        self.allotment = Allotment(pieces, self._lanes, clock)
+        self.allotment = Allotment(pieces, self.lanes, clock)
         self._n_workers: Counter[Lane] = Counter()
         self._swarms: list[threading.Thread] = []
         self._held_from = pieces.size
@@ -114,7 +112,7 @@ class Transfer:
     def _start_workers(self) -> bool:
         """Whether any lane is of use still."""
         with self.changed:
-            alive = [lane for lane in self._lanes if lane.left is None]
+            alive = [lane for lane in self.lanes if lane.left is None]
             for lane in alive:
                 while self._n_workers[lane] < min(lane.limit, self.allotment.n_missing):
                     if not self._start_worker(lane):
@@ -190,7 +188,7 @@ class Transfer:
                 wait = lane.not_before - self.clock()
                 if wait <= 0:
                     if (run := self.allotment.claim(lane)) is not None:
-                        self._hold_back()
+                        self.hold_back()
                         run.begin_piece(self.proof)
                         return run
                     wait = MEASURE_S
@@ -262,56 +260,7 @@ class Transfer:
 
     # What an errand asks of us
 
-    def claim_singly(self, lane: Lane, n_most: int, has: Callable[[int], bool]) -> list[Run]:
-        return self.allotment.claim_singly(lane, n_most, has) if lane.left is None else []
-
-    def contest(self, lane: Lane, numbers: Iterable[int]) -> None:
-        """A swarm may write into these pieces, whoever brings them."""
-        with self.changed:
-            self.allotment.contested |= {(lane, number) for number in numbers}
-            self._hold_back()
-
-    def settle(self, lane: Lane, number: int) -> None:
-        """A swarm will not write into a piece any more."""
-        with self.changed:
-            self.allotment.contested.discard((lane, number))
-            self._hold_back()
-
-    def blocks(self, start: int, stop: int) -> Iterator[memoryview]:
-        """What is in the part file; a view counts until the next is asked for."""
-        buffer = memoryview(bytearray(min(_READ, stop - start)))
-        while start < stop and (n_read := self.partial.read_into(buffer[: stop - start], start)):
-            yield buffer[:n_read]
-            start += n_read
-
-    def drop(self, swarm: Lane, numbers: set[int], expected: str) -> None:
-        """Pieces that were fed to a swarm are wrong; who sent all of them is left. expected: what proves it."""
-        with self.changed:
-            numbers = {number for number in numbers if number in self.pieces and not self.is_over}
-            # What the disk has changed is nobody's fault.
-            is_as_it_came = all(self._digest_on_disk(number) == self.digests.get(number) for number in numbers)
-            senders = {self.pieces[number].sender for number in numbers} if is_as_it_came else set()
-            for number in sorted(numbers):
-                self.has_dropped = True
-                self.pieces.drop(number)
-                self.digests.pop(number, None)
-                self.allotment.lose(number)
-            self.contest(swarm, numbers)
-            for lane in self._lanes:
-                if senders == {lane.tag}:
-                    self.allotment.revoke(lane)
-                    start, stop = self.pieces.span(min(numbers))
-                    what = f"bytes {start} to {stop - 1}"
-                    self.leave(lane, WrongBytesError(f"{self.file.path} from {lane.name}", what, "others", expected))
-            self.changed.notify_all()
-
-    def _digest_on_disk(self, number: int) -> bytes:
-        hasher = hashlib.sha256()
-        for data in self.blocks(*self.pieces.span(number)):
-            hasher.update(data)
-        return hasher.digest()
-
-    def _hold_back(self) -> None:
+    def hold_back(self) -> None:
         """Nothing is read for the proof from the first contested piece on."""
         first = min((number for _, number in self.allotment.contested), default=None)
         start = self.pieces.size if first is None else self.pieces.span(first)[0]
@@ -350,16 +299,24 @@ class Transfer:
             if has_progressed:
                 lane.worked()
             n_others = self.allotment.n_others(run)
-            if n_others and not has_progressed:
+            is_refused = n_others > 0 and not has_progressed
+            if is_refused:
                 lane.refused(n_others, error)
             elif not lane.failed(error):
                 self.leave(lane, error)
                 return False
             while (wait := lane.not_before - self.clock()) > 0:
                 self.changed.wait(min(wait, _SLICE_S))
-                if run.is_lost or not self._is_wanted(lane):
+                if run.is_lost or not self._is_kept(run, is_refused=is_refused):
                     return False
-            return self._is_wanted(lane)
+            return self._is_kept(run, is_refused=is_refused)
+
+    def _is_kept(self, run: Run, *, is_refused: bool) -> bool:
+        """Whether a connection that was cut goes on; if it is one too many, to the end of the piece that it is at."""
+        if is_refused or self._is_wanted(run.lane) or run.offset == self.pieces.span(run.piece)[0]:
+            return self._is_wanted(run.lane)
+        self.allotment.shorten(run)
+        return not self.is_over and run.lane.left is None
 
     def leave(self, lane: Lane, error: SourceError | WrongBytesError) -> None:
         with self.changed:
