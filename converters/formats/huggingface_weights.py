@@ -71,7 +71,7 @@ def find(folder: Path) -> Weights:
         if len(names) > 1:
             raise MalformedError(folder, "weights", found=" and ".join(names), allowed="one of them")
         if names:
-            weights = _from_index(folder, kind) if names[0].endswith(".json") else Weights(kind, (names[0],))
+            weights = from_index(folder / names[0], kind) if names[0].endswith(".json") else Weights(kind, (names[0],))
             unused = "".join(name for other, more in there.items() if other != kind for name in more)
             return _warned(weights, f"{unused} is not read, {names[0]} is there") if unused else weights
     expected = ", ".join(name for single, index, _ in _WEIGHTS.values() for name in (single, index))
@@ -82,10 +82,12 @@ def _warned(weights: Weights, warning: str) -> Weights:
     return replace(weights, warnings=(*weights.warnings, warning))
 
 
-def _from_index(folder: Path, kind: str) -> Weights:
-    """The shards that an index names: plain file names of its own kind, all of them there."""
-    _, index, ending = _WEIGHTS[kind]
-    path = folder / index
+def from_index(path: Path, kind: str) -> Weights:
+    """The shards that an index names: plain file names of its own kind, all of them there.
+
+    Raises MissingError, MalformedError for an index that lies.
+    """
+    folder, ending = path.parent, _WEIGHTS[kind][2]
     fields = Fields(path, json_file.read(path, max_bytes=_LARGEST_INDEX), "/")
     section = fields.section("weight_map")
     if section is None or not section.values:
@@ -101,10 +103,10 @@ def _from_index(folder: Path, kind: str) -> Weights:
         raise fields.error("weight_map", f"{len(shards)} shards", f"at most {MOST_SHARDS}")
     for shard in shards:
         if not (folder / shard).exists():
-            raise MissingError(folder / shard, f"a shard that {index} names")
+            raise MissingError(folder / shard, f"a shard that {path.name} names")
     weights = Weights(kind, shards, path, where, _total_size(fields))
     stray = sorted(file.name for file in folder.glob(f"*-of-*{ending}") if file.name not in shards)
-    return _warned(weights, f"{stray[0]} is not read, {index} does not name it") if stray else weights
+    return _warned(weights, f"{stray[0]} is not read, {path.name} does not name it") if stray else weights
 
 
 def _total_size(fields: Fields) -> int | None:

@@ -3,7 +3,7 @@
     params.json                hyper-parameters; the architecture's module speaks its dialects
     README.md                  what the model says of itself (`converters.model_card`)
     consolidated.00.pth …      weights in PyTorch's format, divided over shards (`converters.formats.meta_shards`)
-    consolidated.safetensors   Mistral's newer releases
+    consolidated.safetensors   Mistral's newer releases, or consolidated-00001-of-00051.safetensors … and an index
     tokenizer.model …          `converters.tokenizers.meta`; LLaMA 1 keeps it in the folder above
     checklist.chk …            MD5 of these files (`converters.checklist`); `distro verify` compares them
 
@@ -40,6 +40,9 @@ NAME = "meta"
 
 _LARGEST_PARAMS = 1 << 20
 _WRITABLE = ("F32", "F16", "BF16")
+_OF_META = re.compile(
+    r"tok_embeddings\.weight|layers\.[0-9]+\.(?:attention\.w[qkvo]|feed_forward\.w[123]|attention_norm|ffn_norm)\.weight"
+)
 _ABOUT_TOKENS = re.compile(
     r"tokenizer\.(?:json|model(?:\.v[0-9a-z]+)?)|tekken\.json|(?:tokenizer_config|special_tokens_map|added_tokens"
     r"|generation_config)\.json|chat_template\.jinja"
@@ -67,7 +70,7 @@ def _has_metas_names(path: Path) -> bool:
             tensors = safetensors.read_header(file).tensors if safetensors.sniff(path) else pytorch.read_tensors(file)
     except (ConversionError, OSError):
         return False
-    return meta_shards.EMBEDDING in tensors
+    return any(_OF_META.fullmatch(name) for name in tensors)
 
 
 def open_checkpoint(path: Path, *, opener: Opener = InputFile) -> Checkpoint:
@@ -80,8 +83,10 @@ def open_checkpoint(path: Path, *, opener: Opener = InputFile) -> Checkpoint:
     """
     folder = path if path.is_dir() else path.parent
     with ExitStack() as stack:
-        shards = meta_shards.read(stack, opener, meta_shards.find(path))
+        paths = meta_shards.find(path)
+        shards = meta_shards.read(stack, opener, paths)
         params = _params_of(folder)
+        indices = [each for each in paths if each.name == meta_shards.INDEX]
         checklists = _check_lists(folder)
         architecture = by_params(params)
         parameters = architecture.from_params(params, *meta_shards.embedding(shards))
@@ -98,8 +103,8 @@ def open_checkpoint(path: Path, *, opener: Opener = InputFile) -> Checkpoint:
                 home, parameters.vocab_size, scaled_rope=parameters.rope_scaling is not None
             ),
             tensors=tensors | dict(architecture.computed_tensors(parameters)),
-            files=tuple(shard.file for shard in shards),
-            companions=(params.path, *checklists, *_files_of_tokenizer(home), *_card_of(folder)),
+            files=tuple(file for shard in shards for file in shard.files),
+            companions=(params.path, *indices, *checklists, *_files_of_tokenizer(home), *_card_of(folder)),
             card=model_card.read(folder),
             warnings=(*notes, *dropped),
         )

@@ -2,6 +2,8 @@
 
     consolidated.00.pth …    as many as GPUs it was made for; each has every name, and of most tensors a part
     consolidated.safetensors Mistral's, whole
+    consolidated-00001-of-00051.safetensors …   Mistral's larger ones, each tensor whole in one of them
+    consolidated.safetensors.index.json         which one, as `converters.formats.huggingface_weights` has it
 
 Which part is said by the architecture: rows, columns, or all of it (norms; they must be the same everywhere). Two
 tensors are less plain:
@@ -25,7 +27,7 @@ from converters import dtypes
 from converters.architectures.base import Architecture
 from converters.errors import MalformedError, MissingError, UnsupportedError
 from converters.folder import inside
-from converters.formats import pytorch, safetensors
+from converters.formats import huggingface_weights, pytorch, safetensors
 from converters.hyperparameters import HyperParameters
 from converters.input_file import InputFile, Opener
 from converters.joined_tensors import ReplicatedTensor, SideBySideTensor, StackedTensor
@@ -33,8 +35,10 @@ from converters.tensors import FileTensor, RenamedTensor, Tensor
 
 EMBEDDING, OUTPUT = "tok_embeddings.weight", "output.weight"
 SAFETENSORS = "consolidated.safetensors"
+INDEX = f"{SAFETENSORS}.index.json"
 
 _SHARD = re.compile(r"consolidated\.([0-9]{2})\.pth")
+_INDEXED = re.compile(r"consolidated-[0-9]{5}-of-[0-9]{5}\.safetensors")
 _MOST_SHARDS = 64
 _WEIGHTS = (dtypes.F32, dtypes.F16, dtypes.BF16)
 # LLaMA 1 and 2 hold the rotary frequencies, which follow from params.json.
@@ -43,21 +47,26 @@ _KEYS_AND_VALUES = (".attn_k.weight", ".attn_v.weight")
 
 
 def find(path: Path) -> tuple[Path, ...]:
-    """The files of weights of a folder, in order; for one of them all that belong to it.
+    """The files of weights of a folder, in order, or the index of them; for one of them all that belong to it.
 
     Raises MissingError where there are none, or where one is missing between others; MalformedError for two formats.
     """
+    folder = path if path.is_dir() else path.parent
+    if _INDEXED.fullmatch(path.name) and not path.is_dir():
+        return (inside(folder, INDEX),)
     if not path.is_dir() and _SHARD.fullmatch(path.name) is None:
         return (path,)
-    folder = path if path.is_dir() else path.parent
     numbers = sorted(int(match[1]) for each in folder.iterdir() if (match := _SHARD.fullmatch(each.name)))
-    if path.is_dir() and (folder / SAFETENSORS).exists():
-        if numbers:
-            found = f"{SAFETENSORS} and {shard_name(numbers[0])}"
-            raise MalformedError(folder, "weights", found=found, allowed="one of them")
-        return (inside(folder, SAFETENSORS),)
+    if path.is_dir():
+        there = [name for name in (SAFETENSORS, INDEX) if (folder / name).exists()]
+        found = there + [shard_name(number) for number in numbers[:1]]
+        if there and len(found) > 1:
+            raise MalformedError(folder, "weights", found=" and ".join(found), allowed="one of them")
+        if there:
+            return (inside(folder, there[0]),)
     if not numbers:
-        raise MissingError(folder / shard_name(0), f"no weights; it or {SAFETENSORS} was expected")
+        expected = f"no weights; it, {SAFETENSORS} or {INDEX} was expected"
+        raise MissingError(folder / shard_name(0), expected)
     for number in range(numbers[-1]):
         if number not in numbers:
             raise MissingError(folder / shard_name(number), f"a shard before {shard_name(numbers[-1])}")
@@ -72,35 +81,45 @@ def shard_name(number: int) -> str:
 
 @dataclass(frozen=True)
 class Shard:
-    """One file and its tensors by the names that Meta gives them."""
+    """A part of each tensor, by Meta's names. files: that they are in, one unless an index names more."""
 
-    file: InputFile
+    files: tuple[InputFile, ...]
     tensors: Mapping[str, FileTensor]
+
+    @property
+    def path(self) -> Path:
+        """Of its first file."""
+        return self.files[0].path
 
 
 def read(stack: ExitStack, opener: Opener, paths: Sequence[Path]) -> tuple[Shard, ...]:
     """All shards, open in the stack; each has the same names, and the same types. Raises what the formats raise."""
     shards = []
     for path in paths:
-        file = stack.enter_context(opener(path))
-        is_safe = safetensors.sniff(path)
-        tensors: Mapping[str, FileTensor] = (
-            safetensors.read_header(file).tensors if is_safe else pytorch.read_tensors(file)
-        )
-        shards.append(Shard(file, {name: each for name, each in tensors.items() if not name.endswith(_DERIVED)}))
+        files, tensors = _read(stack, opener, path)
+        shards.append(Shard(files, {name: each for name, each in tensors.items() if not name.endswith(_DERIVED)}))
     first = shards[0]
     for shard in shards[1:]:
         for name in first.tensors.keys() ^ shard.tensors.keys():
             lacking = shard if name in first.tensors else first
-            raise MalformedError(
-                lacking.file.path, name, found="no such tensor", allowed="the same names in all shards"
-            )
+            raise MalformedError(lacking.path, name, found="no such tensor", allowed="the same names in all shards")
         for name, tensor in shard.tensors.items():
             dtype = first.tensors[name].info.dtype
             if tensor.info.dtype != dtype:
-                allowed = f"{dtype}, as in {first.file.path.name}"
-                raise MalformedError(shard.file.path, name, found=f"type {tensor.info.dtype}", allowed=allowed)
+                allowed = f"{dtype}, as in {first.path.name}"
+                raise MalformedError(shard.path, name, found=f"type {tensor.info.dtype}", allowed=allowed)
     return tuple(shards)
+
+
+def _read(stack: ExitStack, opener: Opener, path: Path) -> tuple[tuple[InputFile, ...], Mapping[str, FileTensor]]:
+    """What is in one file, or in all that an index names."""
+    if path.name == INDEX:
+        tensors, files = huggingface_weights.read(
+            stack, opener, path.parent, huggingface_weights.from_index(path, "safetensors")
+        )
+        return files, tensors
+    file = stack.enter_context(opener(path))
+    return (file,), safetensors.read_header(file).tensors if safetensors.sniff(path) else pytorch.read_tensors(file)
 
 
 def embedding(shards: Sequence[Shard]) -> tuple[int, dtypes.DType]:
@@ -138,13 +157,13 @@ def join(
                 dropped.append(f"{name} is not read: by params.json (tied_embeddings) the embedding is the output")
         else:
             allowed = f"the tensors of a {architecture.NAME} of {parameters.n_layers} layers"
-            raise MalformedError(shards[0].file.path, name, found="an unknown tensor", allowed=allowed)
+            raise MalformedError(shards[0].path, name, found="an unknown tensor", allowed=allowed)
     return tensors, tuple(dropped)
 
 
 def _parts(shards: Sequence[Shard], name: str, allowed: str) -> tuple[FileTensor, ...]:
     if name not in shards[0].tensors:
-        raise MalformedError(shards[0].file.path, name, found="no such tensor", allowed=allowed)
+        raise MalformedError(shards[0].path, name, found="no such tensor", allowed=allowed)
     return tuple(shard.tensors[name] for shard in shards)
 
 

@@ -26,6 +26,8 @@ NAMES = {
     "ffn_down": "feed_forward.w2",
 }  # fmt: skip
 
+SECOND = "consolidated-00002-of-00003.safetensors"
+
 
 def content(tensor: Tensor) -> bytes:
     return tensor.read_rows(0, tensor.info.n_rows).tobytes()
@@ -222,6 +224,64 @@ def test_mistrals_safetensors(tmp_path: Path) -> None:
         assert [path.name for path in checkpoint.companions] == ["params.json", "tokenizer.model.v3"]
 
 
+def _indexed(folder: Path, weights: meta_release.Weights, n_shards: int = 3) -> list[str]:
+    """As Mistral Large's repository is: every tensor whole in one of the files. Gives their names."""
+    _mistral(folder, weights)
+    (folder / "consolidated.safetensors").unlink()
+    names = [f"consolidated-{n + 1:05}-of-{n_shards:05}.safetensors" for n in range(n_shards)]
+    where = {tensor: names[n % n_shards] for n, tensor in enumerate(weights)}
+    for name in names:
+        save_file({tensor: weights[tensor] for tensor in weights if where[tensor] == name}, folder / name)
+    meta_release.write_json(folder / "consolidated.safetensors.index.json", {"metadata": {}, "weight_map": where})
+    return names
+
+
+def test_mistrals_indexed_shards(tmp_path: Path) -> None:
+    names = _indexed(tmp_path, _mistrals_weights())
+    for path in (tmp_path, *(tmp_path / name for name in names)):
+        with open_checkpoint(path) as checkpoint:
+            assert {name: content(tensor) for name, tensor in checkpoint.tensors.items()} == whole(_mistrals_weights())
+            assert [file.path.name for file in checkpoint.files] == names
+            assert [each.name for each in checkpoint.companions] == [
+                "params.json", "consolidated.safetensors.index.json", "tokenizer.model.v3",
+            ]  # fmt: skip
+    tiny_llama.write(tmp_path / "both", tokenizer=False)
+    _indexed(tmp_path / "both", _mistrals_weights())
+    for name, kind in (("", "safetensors"), (names[2], "meta"), ("model.safetensors", "safetensors")):
+        with open_checkpoint(tmp_path / "both" / name) as checkpoint:
+            assert checkpoint.format == kind
+
+
+def _index(folder: Path, text: str) -> None:
+    (folder / "consolidated.safetensors.index.json").write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "text"),
+    [
+        (lambda folder: (folder / SECOND).unlink(), MissingError, f"{SECOND}: not found, a shard that consolidated"),
+        (lambda folder: shutil.copy(folder / "consolidated-00001-of-00003.safetensors", folder / SECOND),
+         MalformedError, f"{SECOND}: layers.0.attention.wk.weight: found it again"),
+        (lambda folder: shutil.copy(folder / SECOND, folder / "consolidated.safetensors"), MalformedError,
+         "weights: found consolidated.safetensors and consolidated.safetensors.index.json, allowed one of them"),
+        (lambda folder: meta_release.write_shards(folder, [_mistrals_weights()]), MalformedError,
+         "weights: found consolidated.safetensors.index.json and consolidated.00.pth"),
+        (lambda folder: _index(folder, "{}"), MalformedError, "/weight_map: found nothing"),
+        (lambda folder: _index(folder, '{"weight_map": {"a": "../x.safetensors"}}'), MalformedError, "/weight_map/a"),
+        (lambda folder: (folder / "consolidated.safetensors.index.json").unlink(), MissingError,
+         "consolidated.00.pth: not found, no weights; it, consolidated.safetensors or consolidated.safetensors.index"),
+    ],
+)  # fmt: skip
+def test_indexed_shards_that_lie_are_refused(
+    change: Callable[[Path], object], error: type[Exception], text: str, tmp_path: Path
+) -> None:
+    _indexed(tmp_path, _mistrals_weights())
+    change(tmp_path)
+    with pytest.raises(error) as caught:
+        open_checkpoint(tmp_path)
+    assert text in str(caught.value)
+
+
 def test_mistrals_consolidated_pth(tmp_path: Path) -> None:
     folder = _mistral(tmp_path, _mistrals_weights())
     (folder / "consolidated.safetensors").unlink()
@@ -360,7 +420,7 @@ LIES: list[tuple[str, Change, type[Exception], str]] = [
     ("a shard too many", lambda folder: shutil.copy(folder / "consolidated.01.pth", folder / "consolidated.02.pth"),
      MalformedError, "consolidated.02.pth: file: found one shard more, allowed by the shape of layers.0.attention.wq"),
     ("no weights", lambda folder: [each.unlink() for each in folder.glob("*.pth")], MissingError,
-     "consolidated.00.pth: not found, no weights; it or consolidated.safetensors was expected"),
+     "consolidated.00.pth: not found, no weights; it, consolidated.safetensors or consolidated.safetensors.index"),
     ("safetensors as well", put("consolidated.safetensors", b"x"), MalformedError,
      "weights: found consolidated.safetensors and consolidated.00.pth, allowed one of them"),
     ("an empty shard", put("consolidated.01.pth", b""), MalformedError, "consolidated.01.pth: file"),
