@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -56,11 +57,12 @@ def _write_unsynced(path: Path, data: bytes) -> None:
 
 def _publish_first(patch: pytest.MonkeyPatch) -> None:
     """Rename, then sync: as if the order did not matter."""
-    real = partial.Partial.publish
+    real, one_at_a_time = partial.Partial.publish, threading.Lock()
 
     def publish(self: partial.Partial, final: Path, *, within: Path | None = None) -> None:
-        with pytest.MonkeyPatch.context() as inner:
-            inner.setattr(partial.os, "fsync", lambda descriptor: None)
+        with one_at_a_time, pytest.MonkeyPatch.context() as inner:
+            fsync = os.fsync
+            inner.setattr(partial.os, "fsync", lambda each: None if each == self._descriptor else fsync(each))
             real(self, final, within=within)
         with final.open("rb") as stream:
             os.fsync(stream.fileno())

@@ -200,7 +200,12 @@ def _mend(settings: Settings, subject: verification.Subject, helpers: repair.Hel
 def _unlisted(base: Path) -> None:
     """Fetched by a version that kept no lists of piece hashes."""
     _given(base)
-    fetch.fetch(settings_of(base), *_variant(), progress=Silent(), folder=base / "given")
+    settings, (model, variant) = settings_of(base), _variant()
+    fetch.fetch(settings, model, variant, progress=Silent(), folder=base / "given")
+    receipt = Store(settings.home).receipt(model.name, variant.name)
+    assert receipt is not None
+    entries = {path: replace(entry, pieces=None) for path, entry in receipt.files.items()}
+    Store(settings.home).write_receipt(replace(receipt, files=entries))
 
 
 def _verify(base: Path) -> None:
