@@ -105,6 +105,7 @@ def repair(
             found[index] = replace(found[index], proof=proof)
             repaired.append(done)
             progress.say(str(done))
+        work.discard_left(found)
     keep(settings, subject, [found[index] for index in broken])
     return Outcome(found, repaired, failure)
 
@@ -149,6 +150,18 @@ class _Repair:
                 raise
             self._progress.say(f"{error}; all of it is fetched")
         return self._whole(finding.name, claim.path, claim.file, *digest)
+
+    def discard_left(self, findings: Sequence[Finding]) -> None:
+        """Delete what runs that were killed had of files that are right now."""
+        model, variant = self._subject.model, self._subject.variant
+        for finding in findings:
+            if model is not None and variant is not None and finding.claim is not None and finding.verdict.is_right:
+                self._store.discard_left(model.name, variant.name, finding.claim.file, beside=self._beside)
+
+    @property
+    def _beside(self) -> Path | None:
+        """The folder, if it is not one of the store."""
+        return None if self._subject.receipt is not None else self._subject.folder
 
     def _pieces(self, file: File, own: PieceHashes | None) -> Pieces | None:
         """The hashes of a file's pieces: of its receipt, of the same file in the store, of torrents."""
@@ -214,11 +227,10 @@ class _Repair:
             raise SourceError(name, "nobody is known who has it (see --from)")
         if self._helpers.torrent is not None:
             variant = replace(variant, sources=(*variant.sources, str(self._helpers.torrent)))
-        target = None if self._subject.receipt is not None else self._subject.folder
-        before = self._store.received(model.name, variant.name, file, beside=target)
+        before = self._store.received(model.name, variant.name, file, beside=self._beside)
         entry, pieces = fetch_anew(
             self._settings, model, variant, file,
-            target=target, folder=self._helpers.folder, peers=self._helpers.peers, progress=self._progress,
+            target=self._beside, folder=self._helpers.folder, peers=self._helpers.peers, progress=self._progress,
         )  # fmt: skip
         proof = Proof(judge(path, kind, digest, digest), How.READ, pieces=pieces)
         return proof, Repaired(name, 1, 1, max(0, entry.size - before), (entry.source,))
@@ -286,7 +298,6 @@ class _Repair:
         if not wrong or model is None or variant is None:
             return wrong
         packages = [source for source in variant.sources if source.startswith("index:")]
-        beside = None if self._subject.receipt is not None else self._subject.folder
         for reference in (*self._torrents(), *packages):
             try:
                 with ExitStack() as stack:
@@ -294,7 +305,7 @@ class _Repair:
                     source = Paced(open_source(self._settings, reference, variant, peers=self._helpers.peers), pace)
                     stack.callback(source.close)
                     partial = stack.enter_context(
-                        self._store.partial(model.name, variant.name, mending.file, beside=beside)
+                        self._store.partial(model.name, variant.name, mending.file, beside=self._beside)
                     )
                     partial.restart()
                     if reference not in packages:

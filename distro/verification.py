@@ -17,7 +17,7 @@ from distro.config import Settings
 from distro.errors import CannotCreateError, DistroError, NotFoundError
 from distro.lookup import stored
 from distro.manifest import File, Model, Variant
-from distro.piece_hashes import find_list
+from distro.piece_hashes import PieceHashes, find_list
 from distro.progress import Progress
 from distro.proofs import Proofs
 from distro.prove import Claim, How, Proof, Prover
@@ -170,12 +170,18 @@ def keep(settings: Settings, subject: Subject, findings: Sequence[Finding]) -> N
             now = store.receipt(receipt.model, receipt.variant)
             if now is None:
                 return
-            entries = now.files
+            entries, folder = now.files, store.folder(receipt.model, receipt.variant)
             fit = {name: each for name, each in made.items() if name in entries and entries[name].sha256 == each.sha256}
+            if all(_has_list(folder, entries[name], each) for name, each in fit.items()):
+                return
             files = {name: replace(entries[name], pieces=each.digest) for name, each in fit.items()}
             store.write_receipt(replace(now, files={**entries, **files}), fit.values())
     except DistroError:
         pass
+
+
+def _has_list(folder: Path, entry: Entry, pieces: PieceHashes) -> bool:
+    return find_list(folder, entry.pieces, entry.sha256, entry.size) == pieces
 
 
 def _give_up() -> None:
