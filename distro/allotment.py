@@ -151,6 +151,11 @@ class Allotment:
         run.piece += 1
         self._advance_front()
 
+    def shorten(self, run: Run) -> None:
+        """A run ends with the piece that it is at; what it had claimed beyond is free."""
+        self._mark(run.piece + 1, run.stop, _FREE)
+        run.stop = min(run.stop, run.piece + 1)
+
     def let_go(self, run: Run) -> None:
         """A run is over; what it has not brought is free."""
         self._runs.remove(run)

@@ -139,6 +139,21 @@ def test_a_source_that_is_cut_goes_on_at_that_byte(bench: Bench, cut_after: int)
     assert source.asked[1][0] == cut_after
 
 
+def test_a_connection_too_many_that_is_cut_brings_the_piece_that_it_is_at(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each cut is in the middle of a piece, and connections come and go, as they are not worth it."""
+    monkeypatch.setattr("distro.lane._WINDOW_S", 0.1)
+    monkeypatch.setattr("distro.lane._HOLD_S", 0.1)
+    monkeypatch.setattr("distro.lane._WORTH", 100.0)
+    monkeypatch.setattr(allotment, "MEASURE_S", 0.05)
+    source = Scripted("cut", DATA, rate=3e5, cut_after=LENGTH + 1000)
+    assert bench.of(source).run()
+    assert bench.is_right
+    assert source.most_open > 1
+    assert source.n_sent <= SIZE + LENGTH
+
+
 def test_a_source_that_gives_nothing_is_left(bench: Bench) -> None:
     source = Scripted("dead", DATA, cut_after=100)
     work = bench.of(source)
