@@ -34,6 +34,7 @@ from converters.input_file import InputFile, Opener
 from converters.layout import OutputFile, PlacedTensor
 from converters.provenance import Provenance
 from converters.tensors import TensorInfo
+from converters.tokenizers import tekken
 from converters.tokenizers.meta import meta_vocabulary_files, read_meta_vocabulary
 
 NAME = "meta"
@@ -177,7 +178,9 @@ def lay_out(
         params, scaled_rope = architecture.to_meta_params(parameters, dtype), parameters.rope_scaling is not None
     texts = {"params.json": (json.dumps(params) + "\n").encode()}
     if vocabulary is not None:
-        texts |= meta_vocabulary_files(vocabulary, scaled_rope=scaled_rope)
+        own = next((path for path in checkpoint.companions if path.name == tekken.FILE), None)
+        own = own if target == "mistral" else None  # which Meta's code does not read
+        texts |= meta_vocabulary_files(vocabulary, scaled_rope=scaled_rope, own=own)
     if (card := model_card.write(checkpoint.card)) is not None:
         texts[model_card.NAME] = card
     wholes = {

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from converters.errors import RefusedError
 from converters.folder import inside
+from converters.input_file import InputFile
 from converters.tokenizers import huggingface, model_file, sentencepiece_model, tekken, tiktoken
 from converters.tokenizers.huggingface import read_settings, settled
 from converters.tokenizers.vocabulary import Vocabulary
@@ -54,13 +55,22 @@ def _find(folder: Path) -> Path | None:
     return None
 
 
-def meta_vocabulary_files(vocabulary: Vocabulary, *, scaled_rope: bool = False) -> dict[str, bytes]:
+def meta_vocabulary_files(
+    vocabulary: Vocabulary, *, scaled_rope: bool = False, own: Path | None = None
+) -> dict[str, bytes]:
     """The tokenizer's files for a folder with params.json, by name; the same bytes for the same vocabulary.
 
-    scaled_rope: whether params.json will say so. A tokenizer.model where the vocabulary can be one, with small files
-    of Hugging Face's beside it if they say more; otherwise tokenizer.json and those.
-    Raises UnsupportedError for a cut of text that no file can describe.
+    scaled_rope: whether params.json will say so. own: a tekken.json of the model's own, which says more than we know
+    of it and so is passed on as it is, if the vocabulary is still what is in it. Otherwise a tokenizer.model where the
+    vocabulary can be one; with small files of Hugging Face's beside either if they say more; else tokenizer.json and
+    those. Raises UnsupportedError for a cut of text that no file can describe.
     """
+    if own is not None:
+        alone = settled(own, huggingface.grown(own, tekken.read(own), len(vocabulary), {}), read_settings(None))
+        if _tokens_of(alone) == _tokens_of(vocabulary):
+            with InputFile(own) as file:
+                files = {tekken.FILE: file.read(0, file.size, "file")}
+            return files if alone == vocabulary else files | _settings_of(vocabulary)
     try:
         model, alone = _as_model(vocabulary, scaled_rope=scaled_rope)
     except RefusedError:
@@ -68,7 +78,18 @@ def meta_vocabulary_files(vocabulary: Vocabulary, *, scaled_rope: bool = False) 
         return {name: data for name, data in files.items() if name != _MODEL}
     if alone == vocabulary:
         return {_MODEL: model}
-    return {_MODEL: model} | {name: huggingface.vocabulary_files(vocabulary)[name] for name in _SETTINGS}
+    return {_MODEL: model} | _settings_of(vocabulary)
+
+
+def _settings_of(vocabulary: Vocabulary) -> dict[str, bytes]:
+    """The small files that say what part each token plays."""
+    files = huggingface.vocabulary_files(vocabulary)
+    return {name: files[name] for name in _SETTINGS}
+
+
+def _tokens_of(vocabulary: Vocabulary) -> tuple[object, ...]:
+    """What the settings cannot say."""
+    return vocabulary.model, vocabulary.pre_tokenizer, vocabulary.tokens, vocabulary.kinds, vocabulary.merges
 
 
 def _as_model(vocabulary: Vocabulary, *, scaled_rope: bool) -> tuple[bytes, Vocabulary]:

@@ -20,6 +20,8 @@ from converters.errors import RefusedError
 from converters.formats import meta, open_checkpoint
 from converters.provenance import Provenance
 from converters.recipe import Recipe
+from tests.converters.test_tokenizers_tekken import small as small_tekken
+from tests.converters.test_tokenizers_tekken import special as special_token
 from tests.fakes import meta_release, tiny_llama
 from tests.fakes.memory_sink import MemorySink
 from tests.fakes.meta_release import GENERATIONS
@@ -127,6 +129,33 @@ def test_mistrals_folder(tmp_path: Path) -> None:
     gguf = only_file(made(folder, Recipe("gguf", "bf16"), tmp_path / "gguf"))
     assert contents(made(gguf, Recipe("mistral", "bf16"), tmp_path / "back")) == contents(folder)
     assert only_file(made(source, Recipe("gguf", "bf16"), tmp_path / "direct")).read_bytes() == gguf.read_bytes()
+
+
+@pytest.mark.parametrize("settings", ["", '{"chat_template": "[INST]"}'], ids=["alone", "with settings"])
+def test_a_tekken_json_is_passed_on_as_it_is(settings: str, tmp_path: Path) -> None:
+    """What it says of unused tokens and of pictures, no vocabulary of ours knows."""
+    source = meta_release.write(tmp_path / "source", "llama-3", n_kv_heads=2)
+    for path in source.glob("*token*"):
+        path.unlink()
+    document = small_tekken()
+    n_rows = json.loads((source / "params.json").read_text())["vocab_size"]
+    document["special_tokens"] += [special_token(n, f"[{n}]") for n in range(3, n_rows - 258)]
+    document["config"] |= {"default_vocab_size": n_rows, "default_num_special_tokens": n_rows - 258}
+    (source / "tekken.json").write_text(json.dumps(document))
+    if settings:
+        (source / "tokenizer_config.json").write_text(settings)
+    folder = made(source, Recipe("mistral", "bf16"), tmp_path / "mistral")
+    assert (folder / "tekken.json").read_bytes() == (source / "tekken.json").read_bytes()
+    small = ["generation_config.json", "tokenizer_config.json"] if settings else []
+    assert sorted(contents(folder)) == sorted(["consolidated.safetensors", "params.json", "tekken.json", *small])
+    with open_checkpoint(folder) as checkpoint, open_checkpoint(source) as before:
+        assert checkpoint.vocabulary == before.vocabulary
+        changed = replace(
+            before, vocabulary=replace(before.vocabulary, tokens=("<none>", *before.vocabulary.tokens[1:]))
+        )  # type: ignore[type-var]
+        names = {file.path for file in meta.lay_out(changed, dtypes.BF16, "mistral")}
+        assert "tokenizer.json" in names and "tekken.json" not in names
+    assert "tekken.json" not in contents(made(source, Recipe("pth", "bf16"), tmp_path / "pth"))
 
 
 @pytest.mark.parametrize("target", ["pth", "mistral"])
