@@ -147,6 +147,30 @@ def make_folder(folder: Path, *, private: Path | None = None) -> None:
     _settled.add(folder.absolute())
 
 
+def keep_private(folder: Path) -> None:
+    """Take away from others what they may do in a folder of ours.
+
+    Raises CannotCreateError for one of another user, who could put other bytes in the place of those that were proven;
+    root may use a folder that belongs to whom the one above belongs to.
+    """
+    status = folder.stat()
+    if status.st_uid != os.geteuid() and (os.geteuid() != 0 or status.st_uid != folder.parent.stat().st_uid):
+        raise CannotCreateError(f"{shown(str(folder))}: belongs to another user, who could change what arrives there")
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        folder.chmod(0o700)
+
+
+def clear_special(path: Path) -> None:
+    """Delete what is no regular file where one of ours is to be, such as a link or a pipe; a folder stays."""
+    if is_taken(path) and not is_file(path) and not (path.is_dir() and not path.is_symlink()):
+        path.unlink(missing_ok=True)
+
+
+def has_other_names(path: Path) -> bool:
+    """Whether a file is known by other names too, as in a backup of hard links: what is written to it changes those."""
+    return path.lstat().st_nlink > 1
+
+
 # Folders whose names were brought to the disk in this process, and so were those of the folders above.
 _settled: set[Path] = set()
 
@@ -185,6 +209,7 @@ def open_folder(folder: Path, within: Path) -> int:
         try:
             with suppress(FileExistsError):
                 os.mkdir(name, folder_mode(), dir_fd=descriptor)
+                os.chmod(name, folder_mode(), dir_fd=descriptor)  # whatever the umask has taken
                 _settled.discard(path)
             if path not in _settled:
                 os.fsync(descriptor)
@@ -232,6 +257,15 @@ def check_space(n_bytes: int, folder: Path) -> None:
     free = free_bytes(folder)
     if n_bytes > free:
         raise DiskFullError(f"{shown(str(folder))}: {n_bytes} bytes needed, {free} free, {n_bytes - free} missing")
+
+
+def check_place(folder: Path) -> None:
+    """Raise CannotCreateError where a folder cannot be made, or nothing in it."""
+    there = next(path for path in (folder, *folder.absolute().parents) if is_taken(path))
+    if not there.is_dir():
+        raise CannotCreateError(f"{shown(str(folder))}: {shown(str(there))} is no folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise CannotCreateError(f"{shown(str(folder))}: {shown(str(there))} may not be written")
 
 
 def free_bytes(folder: Path) -> int:

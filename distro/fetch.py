@@ -217,6 +217,7 @@ class _Fetch:
                 self.memories.append(brought.memory)
 
     def _check_room(self, missing: tuple[File, ...]) -> None:
+        disk.check_place(self.place)
         needed = sum(max(0, (file.size or 0) - self._occupied(file)) for file in missing)
         disk.check_space(needed, self.place)
 

@@ -23,7 +23,7 @@ from converters.running_digest import SHORT_BYTES
 from distro import disk
 
 _RECORD = struct.Struct(f"<Q{SHORT_BYTES}sI")
-_LONGEST = 1 << 30  # bytes: 38 million blocks, of 2**18 weights each
+_MOST = 1 << 25  # blocks, of 2**18 weights each
 
 
 class Journal:
@@ -32,14 +32,16 @@ class Journal:
     records: what an earlier run left, (number, digest) in the order of writing. done: the last digest of each number.
     """
 
-    def __init__(self, path: Path, identity: str) -> None:
-        """identity: SHA-256 of what is being made; a list of something else is begun anew."""
+    def __init__(self, path: Path, identity: str, most: int = _MOST) -> None:
+        """identity: SHA-256 of what is being made; a list of something else, or of more than `most`, is begun anew."""
         self.path, self._lock, self._has_grown = path, threading.Lock(), False
         head = _head(identity)
         with disk.told(path):
+            disk.clear_special(path)
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_APPEND
             self._descriptor = os.open(path, flags, 0o600)
-            data = _content(self._descriptor)
+            os.fchmod(self._descriptor, 0o600)  # whatever the umask has taken
+            data = _content(self._descriptor, most)
             self.records = list(_records(data[len(head) :])) if data.startswith(head) else []
             self.done = dict(self.records)
             # The last record may be torn; what follows must begin where a record does.
@@ -70,7 +72,7 @@ class Journal:
             self._descriptor = -1
 
     @staticmethod
-    def read(path: Path, identity: str) -> list[tuple[int, bytes]]:
+    def read(path: Path, identity: str, most: int = _MOST) -> list[tuple[int, bytes]]:
         """The records of a list that another process may be writing; none for one of something else, or for no list."""
         head = _head(identity)
         try:
@@ -78,7 +80,7 @@ class Journal:
         except OSError:
             return []
         try:
-            data = _content(descriptor)
+            data = _content(descriptor, most)
         except OSError:  # a folder
             return []
         finally:
@@ -105,8 +107,11 @@ def _head(identity: str) -> bytes:
     return json.dumps({"schema": 1, "of": identity}).encode() + b"\n"
 
 
-def _content(descriptor: int) -> bytes:
-    size = min(os.fstat(descriptor).st_size, _LONGEST)
+def _content(descriptor: int, most: int) -> bytes:
+    """What is in a list; nothing where it is longer than so many blocks, and so none of ours."""
+    size = os.fstat(descriptor).st_size
+    if size > (most + 8) * _RECORD.size:  # and its head
+        return b""
     data = b""
     while len(data) < size and (more := os.pread(descriptor, size - len(data), len(data))):
         data += more

@@ -19,7 +19,7 @@ from distro.digest import open_regular
 from distro.journal import Journal
 from distro.owner import CLAIMS, Owner, is_abandoned
 from distro.paths import PARTS
-from distro.pieces import Pieces, contiguous, identity_of, journal_of, received
+from distro.pieces import Pieces, contiguous, identity_of, journal_of, most_records, received
 
 _COPY_BYTES = 16 * 1024 * 1024
 
@@ -38,6 +38,7 @@ class Partial:
         self._journal: Journal | None = None
         with disk.told(area / key), CLAIMS.lock:  # so that no other thread finds the area empty, and removes it
             disk.make_folder(area, private=area)
+            disk.keep_private(area)
             self.path = (None if fresh else self._claim()) or self._begin()
             self._open()
             if self.size and hasattr(os, "posix_fadvise"):
@@ -57,7 +58,8 @@ class Partial:
         if self._whole is None:
             raise ValueError("no pieces without a size")
         if self._journal is None:
-            self._journal = Journal(journal_of(self.path), identity_of(self._key, self._whole))
+            most = most_records(self._whole)
+            self._journal = Journal(journal_of(self.path), identity_of(self._key, self._whole), most)
         if self.size > self._whole:
             with disk.told(self.path):
                 os.ftruncate(self._descriptor, self._whole)
@@ -211,7 +213,12 @@ class Partial:
                 continue
             mine = self._own_name()
             with CLAIMS.lock, suppress(FileNotFoundError):  # another process may be quicker
-                if CLAIMS.is_free(path):
+                if CLAIMS.is_free(path) and disk.has_other_names(path):
+                    disk.copy_data(path, mine)
+                    path.unlink()
+                    with suppress(FileNotFoundError):
+                        journal_of(path).replace(journal_of(mine))
+                elif CLAIMS.is_free(path):
                     path.replace(mine)
                     # Killed here, it loses its journal, and what comes after the first hole is fetched again.
                     with suppress(FileNotFoundError):

@@ -108,7 +108,7 @@ class Pieces:
 
 def received(part: Path, identity: str, size: int | None) -> int:
     """Bytes of a file that a part file is said to hold, without a look at each of them."""
-    if size is not None and (records := Journal.read(journal_of(part), identity)):
+    if size is not None and (records := Journal.read(journal_of(part), identity, most_records(size))):
         last = {number & _PIECE_MASK: number >> _PIECE_BITS for number, _ in records}
         return min(size, sum(sender != _GONE for sender in last.values()) * piece_length_for(size))
     try:
@@ -159,6 +159,11 @@ def _last(records: list[tuple[int, bytes]]) -> dict[int, Received]:
         else:
             here[piece] = Received(None if sender == UNKNOWN else digest, sender)
     return here
+
+
+def most_records(size: int) -> int:
+    """How many records the journal of a file may have: a piece comes a few times at most."""
+    return 1024 + 16 * -(-size // piece_length_for(size))
 
 
 def identity_of(key: str, size: int | None) -> str:

@@ -66,13 +66,16 @@ class Store:
             disk.make_folder(folder)
             if (folder / LISTS).is_symlink():
                 raise CannotCreateError(f"{shown(str(folder / LISTS))}: is a link to elsewhere; remove it by hand")
+            if disk.is_file(folder / LISTS):
+                (folder / LISTS).unlink()
             for each in lists:
                 disk.make_folder(folder / LISTS)
                 disk.write_whole(folder / LISTS / each.digest, each.encode())
             disk.write_whole(folder / "receipt.json", receipt.to_bytes())
             named = {entry.pieces for entry in receipt.files.values()}
             for path in (folder / LISTS).glob("*"):
-                if path.name not in named and not path.name.startswith("."):  # one that another process is writing
+                is_being_written = path.name.startswith(".")  # by another process
+                if path.name not in named and not is_being_written and not path.is_dir():
                     path.unlink(missing_ok=True)
 
     def find_list(self, digest: str, sha256: str, size: int) -> PieceHashes | None:

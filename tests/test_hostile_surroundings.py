@@ -290,6 +290,7 @@ STREAMS = [
     ("convert in/model.gguf --quant q8_0 --no-check -o o.gguf", "2>&-", 0, ""),
     ("convert in/model.gguf --quant q8_0 --no-check -o o.gguf", "<&- 2>/dev/full", 0, ""),
     ("convert in/model.gguf --quant q8_0 --no-check -o o.gguf", ">/dev/full", 80, "not checked\nerror: standard out"),
+    ("fetch nothing --json", "2>/dev/full", 66, ""),
     ("verify in/model.gguf", "2>&-", 66, ""),
     ("ls", "| true", 141, ""),
 ]

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 from distro.disk import files_below
 
@@ -33,3 +37,17 @@ def test_folders_deeper_than_python_calls(tmp_path: Path) -> None:
     while folder != tmp_path:  # which pytest, that deletes old folders by recursion, could not
         folder.rmdir()
         folder = folder.parent
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o077, 0o777])
+def test_a_umask_takes_nothing_from_us(tmp_path: Path, umask: int) -> None:
+    """In a process of its own, which asks for the umask once."""
+    program = (
+        "import os, sys; from pathlib import Path; from distro import disk; from distro.journal import Journal\n"
+        "base = Path(sys.argv[1]); os.close(disk.open_folder(base / 'a/b', base))\n"
+        "disk.make_folder(base / 'c/d', private=base / 'c'); Journal(base / 'j', 'x').close()"
+    )
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, umask=umask)
+    modes = {name: (tmp_path / name).stat().st_mode & 0o777 for name in ("a", "a/b", "c", "c/d", "j")}
+    shared = 0o700 | 0o777 & ~umask
+    assert modes == {"a": shared, "a/b": shared, "c": 0o700, "c/d": 0o700, "j": 0o600}
