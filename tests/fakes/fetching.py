@@ -39,8 +39,8 @@ class Distro:
 
     def __call__(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [*self.enter, *COMMAND, *arguments], capture_output=True, text=True, timeout=60, env=self.environment(**more),
-            stdin=subprocess.DEVNULL,
+            [*self.enter, *COMMAND, *arguments], capture_output=True, text=True, timeout=60,
+            env=self.environment(**more), stdin=subprocess.DEVNULL,
         )  # fmt: skip
 
     def start(self, *arguments: str, **more: str) -> subprocess.Popen[str]:
