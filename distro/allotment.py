@@ -251,9 +251,12 @@ class Allotment:
             if run.lane is lane and lane.is_swarm:
                 continue
             is_stalled = now - run.last_byte > _STALLED_S
-            is_anothers = run.lane is not lane and lane.rate is not None and now - run.began > _SETTLED_S
+            is_waiting = run.lane.is_swarm and not run.n_bytes  # what a swarm has not begun costs it nothing
+            is_settled = is_waiting or now - run.began > _SETTLED_S
+            is_anothers = run.lane is not lane and lane.rate is not None and is_settled
             mine = self._pieces.length / lane.rate if lane.rate else 0.0
-            is_slow = self._seconds(run, run.stop) > _MUCH_SLOWER * mine + 1.0
+            worth_s = mine + _WORTH_TAKING_S if is_waiting else _MUCH_SLOWER * mine + 1.0
+            is_slow = self._seconds(run, run.stop) > worth_s
             is_single = run.stop - run.piece == 1 and not run.is_lost and has(run.piece)
             if is_single and (is_stalled or is_anothers) and is_slow:
                 with run.lock:
