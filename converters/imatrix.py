@@ -155,12 +155,17 @@ def read(path: Path) -> Imatrix:
     MissingError, ChangedError.
     """
     with InputFile(path) as file:
-        if file.size > MOST_BYTES:
-            raise MalformedError(path, "file", found=f"{file.size} bytes", allowed=f"at most {MOST_BYTES}")
-        is_gguf = file.read(0, min(len(MAGIC), file.size), "file") == MAGIC
-        imatrix = _read_gguf(file) if is_gguf else _read_legacy(file)
+        imatrix = read_file(file)
         file.check_unchanged()
     return imatrix
+
+
+def read_file(file: InputFile) -> Imatrix:
+    """The same of a file that is open."""
+    if file.size > MOST_BYTES:
+        raise MalformedError(file.path, "file", found=f"{file.size} bytes", allowed=f"at most {MOST_BYTES}")
+    is_gguf = file.read(0, min(len(MAGIC), file.size), "file") == MAGIC
+    return _read_gguf(file) if is_gguf else _read_legacy(file)
 
 
 def _digest(file: InputFile) -> str:

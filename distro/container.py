@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from converters import imatrix
+from converters.dtypes import F32
 from converters.errors import UnsupportedError
 from converters.formats import ggml_header, gguf_header, pytorch, safetensors, signatures
 from converters.formats.signatures import Signature
@@ -59,6 +61,8 @@ def read_container(file: InputFile) -> Container:
             weights = {offset: info.n_bytes for info, offset in tensors}  # tied tensors share their bytes
             form = "zip archive of torch.save" if head.startswith(b"PK") else "before PyTorch 1.6"
             return Container(file.path.name, "pytorch", form, file.size, file.size - sum(weights.values()), tensors)
+    if file.path.suffix == ".dat":  # nothing at its beginning tells what it is
+        return _imatrix(file)
     found = signatures.describe(head)
     raise UnsupportedError(file.path, "file", offset=0, found=found, allowed="gguf, safetensors, pytorch, ggml")
 
@@ -87,6 +91,20 @@ def _safetensors(file: InputFile) -> Container:
     header_bytes = 8 + int.from_bytes(file.read(0, 8, "header length"), "little")
     tensors = _placed(header.tensors.values())
     return Container(file.path.name, "safetensors", "", file.size, header_bytes, tensors, keys)
+
+
+def _imatrix(file: InputFile) -> Container:
+    """An importance matrix as llama.cpp wrote them before it had GGUF for that; the sums of each matrix as a tensor."""
+    matrix = imatrix.read_file(file)
+    tensors, offset = [], 4
+    for name, entry in matrix.entries.items():
+        offset += 4 + len(name.encode()) + 4 + 4
+        info = TensorInfo(name, F32, (entry.sums.size,))
+        tensors.append((info, offset))
+        offset += info.n_bytes
+    keys = {"chunk_count": Key("i32", matrix.chunk_count), "datasets": Key("ARRAY of text", matrix.datasets)}
+    header_bytes = file.size - sum(info.n_bytes for info, _ in tensors)
+    return Container(file.path.name, "imatrix", "before GGUF", file.size, header_bytes, tuple(tensors), keys)
 
 
 def _placed(tensors: Iterable[Tensor]) -> tuple[tuple[TensorInfo, int], ...]:

@@ -165,6 +165,31 @@ def test_gguf_files_that_hold_no_model(tmp_path: Path, keys: tuple[bytes, ...], 
         open_checkpoint(path)
 
 
+def _old_imatrix(*entries: tuple[bytes, list[float]]) -> bytes:
+    parts = [struct.pack("<i", len(entries))]
+    for name, values in entries:
+        parts.append(struct.pack("<i", len(name)) + name + struct.pack("<ii", 2, len(values)))
+        parts.append(struct.pack(f"<{len(values)}f", *values))
+    return b"".join(parts) + struct.pack("<ii", 7, 8) + b"wiki.txt"
+
+
+def test_an_importance_matrix_from_before_gguf(tmp_path: Path) -> None:
+    data = _old_imatrix((b"blk.0.attn_q.weight", [1.0, 2.5]), (b"output.weight", [0.5, 0.25, 4.0]))
+    path = _write(tmp_path / "model.imatrix.dat", data)
+    found = _look(path)
+    assert found.checkpoint is None
+    assert [(info.name, info.shape, offset) for _, info, offset in found.tensors] == [
+        ("blk.0.attn_q.weight", (2,), 35),
+        ("output.weight", (3,), 68),
+    ]
+    assert data[35:43] == struct.pack("<2f", 1.0, 2.5) and data[68:80] == struct.pack("<3f", 0.5, 0.25, 4.0)
+    assert found.containers[0].values == {"chunk_count": 7, "datasets": ("wiki.txt",)}
+    assert dict(facts(found))["format"].startswith("imatrix before GGUF; 1 file, 96 B, of which headers 76 B")
+    assert json.loads(json.dumps(described(found)))["n_weights"] == 5
+    with pytest.raises(MalformedError, match="n_entries at 0: found 0, allowed 1 to"):
+        _look(_write(tmp_path / "zeros.dat", bytes(100)))
+
+
 def test_a_vocabulary_alone(tmp_path: Path) -> None:
     found = _look(_write(tmp_path / "vocab.gguf", gguf_bytes.llama({}).build()))
     assert found.note.endswith("allowed one of shape (8, 32)") or "no such tensor" in found.note
