@@ -7,7 +7,6 @@ looks whether those are still what they were, and so ends in the same bytes.
 
 from __future__ import annotations
 
-import functools
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -104,7 +103,6 @@ def convert(
     known: Mapping[str, str] | None = None,
     advance: Callable[[int], None] = lambda n_bytes: None,
     give_up: Callable[[], None] = lambda: None,
-    beside: Callable[[str, memoryview], Callable[[], object]] | None = None,
 ) -> Made:
     """Make what the plan says.
 
@@ -112,13 +110,12 @@ def convert(
     an earlier run did, and where this one says what it does. known: SHA-256 of inputs, by name, as somebody says they
     are: where all are known, the results can be hashed as they are written; if they are others, the caller must not
     keep what was made. advance is told the output bytes as they are written. give_up is called when something failed or
-    the user came in between, so that inputs for which other threads wait can let them go. beside: told of the bytes of
-    each result, by path, in order and each once, as they are hashed; gives what waits until it has done with them.
-    Raises UnrepresentableError for a weight that its type cannot hold, ChangedError if an input changed meanwhile; what
-    is in the sink is then of no use.
+    the user came in between, so that inputs for which other threads wait can let them go. Raises UnrepresentableError
+    for a weight that its type cannot hold, ChangedError if an input changed meanwhile; what is in the sink is then of
+    no use.
     """
     checkpoint.check_unchanged()  # since the plan was made
-    run = _Run(plan, sink, journal or NoJournal(), advance, beside)
+    run = _Run(plan, sink, journal or NoJournal(), advance)
     expected = {**(known or {}), **{path.name: _sha256(path) for path in checkpoint.companions}}
     begins = _first_offsets(plan)
     for file in checkpoint.files:
@@ -177,20 +174,10 @@ class _Shared:
 class _Run:
     """One conversion: its outputs, and the digest of each as it grows."""
 
-    def __init__(
-        self,
-        plan: Plan,
-        sink: Sink,
-        journal: Journal,
-        advance: Callable[[int], None],
-        beside: Callable[[str, memoryview], Callable[[], object]] | None,
-    ) -> None:
+    def __init__(self, plan: Plan, sink: Sink, journal: Journal, advance: Callable[[int], None]) -> None:
         self._plan, self.journal, self._advance = plan, journal, advance
         self._outputs = {file.path: sink.create(file.path, file.size) for file in plan.files}
-        self._digests = {
-            path: RunningDigest(_reader(output), functools.partial(beside, path) if beside else None)
-            for path, output in self._outputs.items()
-        }
+        self._digests = {path: RunningDigest(_reader(output)) for path, output in self._outputs.items()}
         self._gaps = _gaps(plan)
 
     def work(self, blocks: _Shared, *, confirm: bool) -> None:

@@ -13,8 +13,6 @@ _SHORT_GAP = 64 << 10
 _READ_BYTES = 1 << 20
 
 ReadInto = Callable[[memoryview, int], None]
-# Somebody who hashes the same bytes, in order, at the same time; what is given waits until that is done.
-Beside = Callable[[memoryview], Callable[[], object]]
 
 
 def short_digest(data: bytes | memoryview) -> bytes:
@@ -25,12 +23,12 @@ def short_digest(data: bytes | memoryview) -> bytes:
 class RunningDigest:
     """Hashes what comes in order at once, keeps a little that comes early, and reads what never came.
 
-    read_into: fills a view with the file's bytes from an offset on. beside: who is told of all bytes, each once.
+    read_into: fills a view with the file's bytes from an offset on.
     """
 
-    def __init__(self, read_into: ReadInto, beside: Beside | None = None) -> None:
+    def __init__(self, read_into: ReadInto) -> None:
         self._hash = hashlib.sha256()
-        self._read_into, self._beside = read_into, beside
+        self._read_into = read_into
         self._next = 0  # everything before this offset is hashed
         self._waiting: dict[int, bytes] = {}
         self._room = ROOM
@@ -75,8 +73,5 @@ class RunningDigest:
 
     def _take(self, offset: int, data: bytes | memoryview) -> None:
         new = memoryview(data)[self._next - offset :]
-        wait = self._beside(new) if self._beside is not None else None
         self._hash.update(new)
-        if wait is not None:
-            wait()
         self._next += len(new)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -24,13 +25,10 @@ from converters.plan import Plan
 from distro import disk
 from distro.digest import sha256_of
 from distro.errors import MalformedManifestError, WrongBytesError
-from distro.piece_hashes import FOLDER as LISTS
-from distro.piece_hashes import PieceHashes
 from distro.progress import Progress
-from distro.proofs import Proofs
+from distro.proofs import Proofs, Stamp, named
 from distro.receipt import Entry, Receipt, now
 from distro.store import Result, Store
-from distro.witness import Witness
 
 if TYPE_CHECKING:
     from distro.runtime.check import Verdict
@@ -115,26 +113,24 @@ def into_store(
             with disk.told(target):
                 disk.settle(target)
             return Derived(_path_in(target, plan), plan, None, made_before=True)
-        witness = Witness({file.path: file.size for file in plan.files}, proofs or Proofs(None))
-        with witness, store.result(target, identity=_identity(checkpoint, plan)) as result:
-            made = _convert(
-                checkpoint, plan, result, proven, threads=threads, progress=progress, feed=feed, beside=witness.hear
-            )
-            lists = witness.lists(result.path, made.outputs)
+        with store.result(target, identity=_identity(checkpoint, plan)) as result:
+            made = _convert(checkpoint, plan, result, proven, threads=threads, progress=progress, feed=feed)
+            seen, seen_ns = {path: Stamp.of((result.path / path).stat()) for path in made.outputs}, time.time_ns()
             verdict = _checked(checkpoint, _path_in(result.path, plan), target) if check else None
             receipt = Receipt(
                 model=model,
                 variant=variant,
                 format=plan.recipe.target,
-                files=_entries(plan, made, f"made here from {feed.origin if feed else checkpoint.path.name}", lists),
+                files=_entries(plan, made, f"made here from {feed.origin if feed else checkpoint.path.name}"),
                 recipe=json.loads(plan.recipe.canonical()),
                 inputs=made.inputs,
             ).to_bytes()
-            listed = {f"{LISTS}/{each.digest}": each.encode() for each in lists.values()}
-            for path, content in {**listed, "receipt.json": receipt}.items():
-                result.create(path, len(content)).write_at(0, content)
+            result.create("receipt.json", len(receipt)).write_at(0, receipt)
             result.publish()
-            witness.remember(target)
+            if proofs is not None:
+                digests = {path: {"sha256": sha256} for path, sha256 in made.outputs.items()}
+                known = (named(target / path, seen[path], seen_ns, digests[path], None) for path in seen)
+                proofs.remember(each for each in known if each is not None)
     return Derived(_path_in(target, plan), plan, verdict)
 
 
@@ -232,7 +228,6 @@ def _convert(
     threads: int,
     progress: Progress,
     feed: Feed | None = None,
-    beside: Callable[[str, memoryview], Callable[[], object]] | None = None,
 ) -> Made:
     for warning in (*checkpoint.warnings, *plan.warnings):
         progress.say(warning)
@@ -251,7 +246,6 @@ def _convert(
             known=proven,
             advance=bar.advance,
             give_up=feed.give_up if feed else lambda: None,
-            beside=beside,
         )
     for name, sha256 in proven.items():
         if made.inputs.get(name, sha256) != sha256:
@@ -270,12 +264,8 @@ def _checked(checkpoint: Checkpoint, path: Path, target: Path) -> Verdict:
     return verdict
 
 
-def _entries(plan: Plan, made: Made, source: str, lists: Mapping[str, PieceHashes]) -> dict[str, Entry]:
-    digests = {path: pieces.digest for path, pieces in lists.items()}
-    return {
-        file.path: Entry(made.outputs[file.path], file.size, source, now(), pieces=digests.get(file.path))
-        for file in plan.files
-    }
+def _entries(plan: Plan, made: Made, source: str) -> dict[str, Entry]:
+    return {file.path: Entry(made.outputs[file.path], file.size, source, now()) for file in plan.files}
 
 
 def _proven(store: Store, checkpoint: Checkpoint) -> dict[str, str]:
