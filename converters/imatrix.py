@@ -28,6 +28,7 @@ import numpy.typing as npt
 from converters.dtypes import F32
 from converters.errors import MalformedError, RefusedError, UnsupportedError, shown
 from converters.fields import Fields
+from converters.formats.gguf_dialect import Dialect
 from converters.formats.gguf_header import (
     ALIGNMENT,
     MAGIC,
@@ -194,31 +195,39 @@ def _read_gguf(file: InputFile) -> Imatrix:
     if not names:
         raise MalformedError(file.path, "n_tensors", found=f"no tensor named …{SUMS}", allowed="at least one")
 
-    def values(name: str, partner: str) -> Reals:
-        if name not in stored:
-            raise MalformedError(file.path, name, found="no such tensor", allowed=f"one, as there is {shown(partner)}")
-        info, offset = stored[name]
-        if info.dtype != F32:
-            raise MalformedError(file.path, f"{name}.type", found=info.dtype, allowed="F32")
-        if info.n_weights == 0:
-            raise MalformedError(file.path, f"{name}.shape", found=info.shape, allowed="one value or more")
-        numbers = file.read_array(offset, info.n_bytes, name).view(_FLOAT.newbyteorder(header.dialect.sign))
-        return _judged(file, name, numbers, offset)
-
-    entries: dict[str, Entry] = {}
-    for name in names:
-        sums, counts = values(name + SUMS, name + COUNTS), values(name + COUNTS, name + SUMS)
-        if sums.size % counts.size:
-            found = f"{sums.size} sums for {counts.size} counts"
-            raise MalformedError(file.path, name + SUMS, found=found, allowed="as many sums for each count")
-        if (wrong := np.flatnonzero((counts != np.rint(counts)) | (counts >= 2.0**53))).size:
-            at, offset = int(wrong[0]), stored[name + COUNTS][1]
-            found = f"{float(counts[at])!r} for expert {at}"
-            raise MalformedError(
-                file.path, name + COUNTS, offset=offset + 4 * at, found=found, allowed="a whole number of tokens"
-            )
-        entries[name] = Entry(sums.reshape(counts.size, -1), counts.astype(np.int64))
+    entries = {name: _entry(file, name, stored, header.dialect) for name in names}
     return Imatrix(entries, datasets, chunk_count, chunk_size, file.path, _digest(file))
+
+
+def _entry(file: InputFile, name: str, stored: Mapping[str, tuple[TensorInfo, int]], dialect: Dialect) -> Entry:
+    """The entry of a matrix out of its two tensors. stored: each with its offset in the file."""
+    sums = _values(file, name + SUMS, name + COUNTS, stored, dialect)
+    counts = _values(file, name + COUNTS, name + SUMS, stored, dialect)
+    if sums.size % counts.size:
+        found = f"{sums.size} sums for {counts.size} counts"
+        raise MalformedError(file.path, name + SUMS, found=found, allowed="as many sums for each count")
+    if (wrong := np.flatnonzero((counts != np.rint(counts)) | (counts >= 2.0**53))).size:
+        at, offset = int(wrong[0]), stored[name + COUNTS][1]
+        found = f"{float(counts[at])!r} for expert {at}"
+        raise MalformedError(
+            file.path, name + COUNTS, offset=offset + 4 * at, found=found, allowed="a whole number of tokens"
+        )
+    return Entry(sums.reshape(counts.size, -1), counts.astype(np.int64))
+
+
+def _values(
+    file: InputFile, name: str, partner: str, stored: Mapping[str, tuple[TensorInfo, int]], dialect: Dialect
+) -> Reals:
+    """What is in a tensor that has to be there because its partner is."""
+    if name not in stored:
+        raise MalformedError(file.path, name, found="no such tensor", allowed=f"one, as there is {shown(partner)}")
+    info, offset = stored[name]
+    if info.dtype != F32:
+        raise MalformedError(file.path, f"{name}.type", found=info.dtype, allowed="F32")
+    if info.n_weights == 0:
+        raise MalformedError(file.path, f"{name}.shape", found=info.shape, allowed="one value or more")
+    numbers = file.read_array(offset, info.n_bytes, name).view(_FLOAT.newbyteorder(dialect.sign))
+    return _judged(file, name, numbers, offset)
 
 
 def _read_legacy(file: InputFile) -> Imatrix:

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from converters import checklist, json_file, model_card
 from converters.architectures import by_gguf_name, by_params
+from converters.architectures.base import Architecture
 from converters.checkpoint import Checkpoint
 from converters.dtypes import DType
 from converters.errors import ConversionError, MissingError, RefusedError
@@ -172,17 +173,7 @@ def lay_out(
         raise RefusedError(f"{checkpoint.path}: {target} folders are written in {', '.join(_WRITABLE)}, not in {dtype}")
     architecture = by_gguf_name(checkpoint.path, checkpoint.architecture)
     parameters, vocabulary = checkpoint.hyperparameters, checkpoint.vocabulary
-    if target == "mistral":
-        params, scaled_rope = architecture.to_mistral_params(parameters), False
-    else:
-        params, scaled_rope = architecture.to_meta_params(parameters, dtype), parameters.rope_scaling is not None
-    texts = {"params.json": (json.dumps(params) + "\n").encode()}
-    if vocabulary is not None:
-        own = next((path for path in checkpoint.companions if path.name == tekken.FILE), None)
-        own = own if target == "mistral" else None  # which Meta's code does not read
-        texts |= meta_vocabulary_files(vocabulary, scaled_rope=scaled_rope, own=own)
-    if (card := model_card.write(checkpoint.card)) is not None:
-        texts[model_card.NAME] = card
+    texts = _texts(checkpoint, architecture, dtype, target)
     wholes = {
         theirs: PlacedTensor(TensorInfo(theirs, dtype, checkpoint.tensors[ours].info.shape), ours, 0)
         for ours, theirs in architecture.meta_names(parameters).items()
@@ -199,6 +190,22 @@ def lay_out(
         _check_divides(checkpoint, n_shards or 1, axes[meta_shards.EMBEDDING])
         weights = _shards(wholes, axes, n_shards or 1, provenance)
     return (*(OutputFile(name, len(text), text) for name, text in texts.items()), *weights)
+
+
+def _texts(checkpoint: Checkpoint, architecture: Architecture, dtype: DType, target: str) -> dict[str, bytes]:
+    """All files but the weights, by name."""
+    parameters, own_tokenizer = checkpoint.hyperparameters, None
+    if target == "mistral":
+        params, scaled_rope = architecture.to_mistral_params(parameters), False
+        own_tokenizer = next((path for path in checkpoint.companions if path.name == tekken.FILE), None)
+    else:
+        params, scaled_rope = architecture.to_meta_params(parameters, dtype), parameters.rope_scaling is not None
+    texts = {"params.json": (json.dumps(params) + "\n").encode()}
+    if checkpoint.vocabulary is not None:
+        texts |= meta_vocabulary_files(checkpoint.vocabulary, scaled_rope=scaled_rope, own=own_tokenizer)
+    if (card := model_card.write(checkpoint.card)) is not None:
+        texts[model_card.NAME] = card
+    return texts
 
 
 def _shards(

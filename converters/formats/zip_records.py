@@ -155,33 +155,15 @@ def _entries(file: InputFile, start: int, stop: int, count: int) -> list[_Entry]
             found=f"{stop - start} bytes",
             allowed=f"enough for {count} records",
         )
-    data = file.read(start, stop - start, "zip directory")
-    entries = []
-    position = 0
+    data = memoryview(file.read(start, stop - start, "zip directory"))
+    entries, position = [], 0
     for number in range(count):
         field = f"zip directory[{number}]"
         if len(data) - position < _ENTRY.size:
             raise MalformedError(file.path, field, offset=start + position, found="its end", allowed=f"{count} records")
-        fields = _ENTRY.unpack_from(data, position)
-        magic, _, _, flags, method, _, _, crc32, packed, size, n_name, n_extra, n_comment, disk, _, _, offset = fields
-        extra_start = position + _ENTRY.size + n_name
-        name = data[position + _ENTRY.size : extra_start]
-        extra = data[extra_start : extra_start + n_extra]
-        if magic != b"PK\x01\x02" or len(name) != n_name or not name or len(extra) != n_extra or n_comment or disk:
-            raise MalformedError(
-                file.path, field, offset=start + position, found="no record, or one with a comment or on another disk",
-                allowed="a named record",
-            )  # fmt: skip
-        size, packed, offset = _wide(file, field, extra, size, packed, offset)
-        if flags & ~(_HAS_DESCRIPTOR | _NAME_IS_UTF8):
-            raise MalformedError(
-                file.path, _shown(name), found=f"flags {flags:#06x}", allowed="not encrypted, not patched"
-            )
-        if method != 0 or packed != size:
-            found = f"method {method}, {size} bytes packed into {packed}"
-            raise UnsupportedError(file.path, _shown(name), found=found, allowed="records that are stored as they are")
-        entries.append(_Entry(name, flags, crc32, size, offset))
-        position = extra_start + n_extra
+        entry, n_bytes = _entry(file, field, start + position, data[position:])
+        entries.append(entry)
+        position += n_bytes
     if position != len(data):
         raise MalformedError(
             file.path,
@@ -191,6 +173,27 @@ def _entries(file: InputFile, start: int, stop: int, count: int) -> list[_Entry]
             allowed="none",
         )
     return entries
+
+
+def _entry(file: InputFile, field: str, offset_in_file: int, data: memoryview) -> tuple[_Entry, int]:
+    """The entry with which the data begin, and its bytes."""
+    fields = _ENTRY.unpack_from(data)
+    magic, _, _, flags, method, _, _, crc32, packed, size, n_name, n_extra, n_comment, disk, _, _, offset = fields
+    extra_start = _ENTRY.size + n_name
+    name = bytes(data[_ENTRY.size : extra_start])
+    extra = bytes(data[extra_start : extra_start + n_extra])
+    if magic != b"PK\x01\x02" or len(name) != n_name or not name or len(extra) != n_extra or n_comment or disk:
+        raise MalformedError(
+            file.path, field, offset=offset_in_file, found="no record, or one with a comment or on another disk",
+            allowed="a named record",
+        )  # fmt: skip
+    size, packed, offset = _wide(file, field, extra, size, packed, offset)
+    if flags & ~(_HAS_DESCRIPTOR | _NAME_IS_UTF8):
+        raise MalformedError(file.path, _shown(name), found=f"flags {flags:#06x}", allowed="not encrypted, not patched")
+    if method != 0 or packed != size:
+        found = f"method {method}, {size} bytes packed into {packed}"
+        raise UnsupportedError(file.path, _shown(name), found=found, allowed="records that are stored as they are")
+    return _Entry(name, flags, crc32, size, offset), extra_start + n_extra
 
 
 def _wide(file: InputFile, field: str, extra: bytes, *values: int) -> list[int]:
