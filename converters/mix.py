@@ -45,7 +45,6 @@ from converters.dtypes import (
 )
 from converters.errors import RefusedError
 from converters.hyperparameters import HyperParameters
-from converters.patterns import Pattern
 from converters.tensors import TensorInfo
 
 
@@ -63,14 +62,14 @@ class Overrides:
     """What a user wants otherwise than the mix has it.
 
     pure: no rules, the base type everywhere. output, token_embedding: types of these two (the output's is also that of
-    an embedding that serves as output). patterns: the first that is found in a tensor's name decides. Tensors that may
-    not be quantized stay as they are, and so do mixes of plain numbers.
+    an embedding that serves as output). patterns: (regular expression, type) pairs; the first that is found in a
+    tensor's name decides. Tensors that may not be quantized stay as they are, and so do mixes of plain numbers.
     """
 
     pure: bool = False
     output: DType | None = None
     token_embedding: DType | None = None
-    patterns: tuple[tuple[Pattern, DType], ...] = ()
+    patterns: tuple[tuple[str, DType], ...] = ()
 
     def of(self, name: str, role: str, *, is_tied: bool) -> DType | None:
         """The type that was asked for by hand, None where none was."""
@@ -78,7 +77,7 @@ class Overrides:
             return self.token_embedding
         if self.output and (role == "output" or (role == "token_embd" and is_tied)):
             return self.output
-        return next((dtype for pattern, dtype in self.patterns if pattern.found_in(name)), None)
+        return next((dtype for pattern, dtype in self.patterns if re.search(pattern, name)), None)
 
 
 MIXES: Mapping[str, Mix] = {

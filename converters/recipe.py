@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import re
 from dataclasses import asdict, dataclass
 
 from converters import dtypes, quants
 from converters.dtypes import DType
 from converters.errors import RefusedError, shown
 from converters.mix import Overrides, named
-from converters.patterns import Pattern
 
 TARGETS = {
     "gguf": "one file for llama.cpp and its kin",
@@ -22,7 +21,7 @@ TARGETS = {
 }
 _SPLIT_BY_SIZE = ("gguf", "safetensors", "bin")
 _MOST_SHARDS = 64
-_MOST_STEPS = 30_000  # of all patterns: each is gone through for every tensor
+
 
 # What each field is in JSON.
 _KINDS = {
@@ -40,8 +39,8 @@ class Recipe:
     format's own tools do. n_shards: files of a pth folder, over which its matrices are divided. byte_order: of a GGUF,
     "big" for the machines that have it. imatrix: SHA-256 of the importance matrix that weighs the errors of quantized
     types. pure, output_type, token_embedding_type, tensor_types: what is wanted otherwise than the mix has it
-    (`converters.mix.Overrides`); types by name, tensor_types as pairs of a regular expression (`converters.patterns`)
-    and a type. None everywhere means that it was not asked for.
+    (`converters.mix.Overrides`); types by name, tensor_types as pairs of a regular expression and a type. None
+    everywhere means that it was not asked for.
     """
 
     target: str
@@ -83,13 +82,11 @@ class Recipe:
     @property
     def overrides(self) -> Overrides:
         """What is wanted otherwise than the mix has it; RefusedError for a type or a pattern that is none."""
-        pairs = self.tensor_types or ()
-        patterns = _patterns([pattern for pattern, _ in pairs])
         return Overrides(
             pure=bool(self.pure),
             output=_dtype(self.output_type),
             token_embedding=_dtype(self.token_embedding_type),
-            patterns=tuple((pattern, _type(name)) for pattern, (_, name) in zip(patterns, pairs, strict=True)),
+            patterns=tuple((_pattern(pattern), _type(name)) for pattern, name in self.tensor_types or ()),
         )
 
     def canonical(self) -> str:
@@ -133,14 +130,9 @@ def _type(name: str) -> DType:
     return dtype
 
 
-def _patterns(texts: Sequence[str]) -> tuple[Pattern, ...]:
-    """Raises RefusedError for a text that is none, and for more than can be looked for in every name."""
-    patterns = []
-    for text in texts:
-        try:
-            patterns.append(Pattern(text))
-        except ValueError as error:
-            raise RefusedError(f"{shown(text)}: no regular expression for tensors, {error}") from error
-    if (n_steps := sum(pattern.n_steps for pattern in patterns)) > _MOST_STEPS:
-        raise RefusedError(f"{len(patterns)} regular expressions: {n_steps} steps, allowed at most {_MOST_STEPS}")
-    return tuple(patterns)
+def _pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise RefusedError(f"{text}: no regular expression, {error}") from error
+    return text

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
+import sys
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,7 +16,7 @@ from pathlib import Path
 
 from converters import convert, plan
 from converters.checkpoint import Checkpoint
-from converters.errors import RefusedError, shown
+from converters.errors import MalformedError, RefusedError, shown
 from converters.formats import gguf_header, open_checkpoint, pytorch, safetensors, signatures
 from converters.formats.gguf_shards import prefix_of
 from converters.formats.signatures import Signature
@@ -33,6 +35,9 @@ from distro.store import Store
 _WEIGHTS = (".gguf", ".safetensors", ".bin", ".pth")
 _NAME = "result"  # for files whose names are found where they are
 _MOST_NAMED = 8
+_PATTERNS_S = 5.0
+# Says nothing: how long it takes is the answer.
+_LOOK = "import json, re, sys; wanted, names = json.load(sys.stdin); [re.search(p, n) for p in wanted for n in names]"
 
 
 @dataclass(frozen=True)
@@ -90,11 +95,12 @@ def rebuild(
     """Make it again and compare.
 
     imatrix: the one that the recipe names. Raises WrongBytesError at the first byte that differs, or for other inputs;
-    UsageError where an importance matrix is needed or is not.
+    UsageError where an importance matrix is needed or is not; MalformedError for a recipe that would never end.
     """
     recipe = derivation.recipe
     _check_imatrix(derivation, imatrix)
     with open_checkpoint(source) as checkpoint, ExitStack() as stack:
+        _try_patterns(derivation, list(checkpoint.tensors))
         again = plan.make(checkpoint, recipe, _NAME, imatrix, made_by=derivation.made_by)
         inputs = {**again.known_inputs, **_digests(checkpoint)}
         _compare("inputs", source if source.is_dir() else source.parent, inputs, derivation.inputs)
@@ -118,6 +124,21 @@ def _check_imatrix(derivation: Derivation, imatrix: Imatrix | None) -> None:
         raise UsageError(f"{shown(str(path))}: needs --imatrix FILE, the importance matrix of sha256 {shown(wanted)}")
     if imatrix is not None and imatrix.sha256 != wanted:
         raise WrongBytesError(imatrix.path, "sha256", imatrix.sha256 or "unknown", shown(wanted))
+
+
+def _try_patterns(derivation: Derivation, names: list[str]) -> None:
+    """Look for the recipe's regular expressions in a process that can be ended: `re` can be made to try 2**60 ways."""
+    patterns = [pattern for pattern, _ in derivation.recipe.tensor_types or ()]
+    if not patterns:
+        return
+    try:
+        subprocess.run(
+            [sys.executable, "-I", "-c", _LOOK], input=json.dumps([patterns, names]), text=True,
+            timeout=_PATTERNS_S, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        found = f"regular expressions for which {_PATTERNS_S:.0f} s are not enough"
+        raise MalformedError(derivation.path, "recipe.tensor_types", found=found, allowed="simpler ones") from error
 
 
 def _digests(checkpoint: Checkpoint) -> dict[str, str]:

@@ -8,7 +8,6 @@ from converters import dtypes, mix
 from converters.errors import RefusedError
 from converters.hyperparameters import HyperParameters
 from converters.mix import Overrides
-from converters.patterns import Pattern
 from converters.recipe import Recipe
 from converters.tensors import TensorInfo
 
@@ -93,14 +92,9 @@ def test_the_70b_keeps_attn_v_above_four_bits() -> None:
         (Overrides(pure=True), "Q4_K", "Q4_K", "Q4_K"),
         (Overrides(output=dtypes.Q8_0), "Q4_K", "Q6_K", "Q8_0"),
         (Overrides(token_embedding=dtypes.Q5_0), "Q5_0", "Q6_K", "Q6_K"),
-        (
-            Overrides(patterns=((Pattern(r"ffn_"), dtypes.Q5_K), (Pattern(r"blk\.0"), dtypes.Q3_K))),
-            "Q4_K",
-            "Q5_K",
-            "Q6_K",
-        ),
-        (Overrides(patterns=((Pattern(r"output"), dtypes.Q2_K),), output=dtypes.Q8_0), "Q4_K", "Q6_K", "Q8_0"),
-        (Overrides(patterns=((Pattern(r"norm"), dtypes.Q2_K),)), "Q4_K", "Q6_K", "Q6_K"),
+        (Overrides(patterns=((r"ffn_", dtypes.Q5_K), (r"blk\.0", dtypes.Q3_K))), "Q4_K", "Q5_K", "Q6_K"),
+        (Overrides(patterns=((r"output", dtypes.Q2_K),), output=dtypes.Q8_0), "Q4_K", "Q6_K", "Q8_0"),
+        (Overrides(patterns=((r"norm", dtypes.Q2_K),)), "Q4_K", "Q6_K", "Q6_K"),
     ],
 )
 def test_a_user_may_want_it_otherwise(overrides: Overrides, embedding: str, first: str, output: str) -> None:
@@ -126,7 +120,7 @@ def test_recipes_with_wishes_have_digests_of_their_own() -> None:
     wishful = Recipe("gguf", "q4_k_m", output_type="q8_0", tensor_types=(("attn_v", "q8_0"),))
     assert wishful.sha256 != plain.sha256
     assert '"output_type":"q8_0"' in wishful.canonical()
-    assert wishful.overrides.patterns == ((Pattern("attn_v"), dtypes.Q8_0),)
+    assert wishful.overrides.patterns == (("attn_v", dtypes.Q8_0),)
     for wrong in ({"output_type": "q9"}, {"tensor_types": (("(", "q8_0"),)}, {"output_type": "iq1_x"}):
         with pytest.raises(RefusedError):
             Recipe("gguf", "q4_k_m", **wrong)  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from converters import imatrix as matrices
-from converters.errors import RefusedError
+from converters.errors import MalformedError, RefusedError
 from converters.imatrix import Imatrix
 from converters.provenance import INPUTS, MADE_BY, RECIPE
 from converters.recipe import Recipe
@@ -214,6 +214,18 @@ def test_another_input_is_named_before_anything_is_made(source: Path, tmp_path: 
     (source / "config.json").write_text((source / "config.json").read_text() + "\n")
     with pytest.raises(WrongBytesError, match=r"source/config\.json: sha256 is"):
         _again(rebuilding.of_path(made.path), source)
+
+
+def test_a_recipe_cannot_keep_us_for_ever(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rebuilding, "_PATTERNS_S", 1.0)
+    made = derived.into_path(Store(tmp_path / "home"), source, Q8, tmp_path / "x.gguf")
+    derivation = rebuilding.of_path(made.path)
+    endless = replace(derivation.recipe, tensor_types=(("([a-z0-9_.]+)+$(?!)", "q8_0"),))
+    with pytest.raises(MalformedError, match=r"x\.gguf: recipe\.tensor_types.*found regular expressions for which"):
+        _again(replace(derivation, recipe=endless), source)
+    quick = replace(derivation.recipe, tensor_types=((r"blk\.\d+\.ffn_down", "q8_0"),))
+    with pytest.raises(WrongBytesError):  # the recipe stands in the file, and is another now
+        _again(replace(derivation, recipe=quick), source)
 
 
 LONG = "A" * 1_000_000
