@@ -80,10 +80,9 @@ class Errand:
     def has_come(self, run: Run, n_bytes: int) -> None:
         """So many bytes of a piece are here; fewer than before where some were wrong."""
         with self._transfer.changed:
-            n_more = n_bytes - (run.offset - self.pieces.span(run.piece)[0])
-            run.offset += n_more
-            if n_more > 0:
-                run.n_bytes += n_more
+            run.offset = self.pieces.span(run.piece)[0] + n_bytes
+            if n_bytes > run.n_bytes:
+                run.n_bytes = n_bytes
                 run.last_byte = self._transfer.clock()
 
     def hand_in(self, run: Run) -> None:
