@@ -169,9 +169,10 @@ class _Fetch:
             with disk.told(final):
                 disk.settle(final)
             sha256 = verdict.found if verdict.kind == "sha256" and verdict.found else sha256_of(final)
-            self.entries[file.path] = Entry(
-                sha256, final.stat().st_size, "was here already", now(), proven=verdict.status != Status.UNPROVEN
-            )
+            is_proven = verdict.status != Status.UNPROVEN
+            if entry is None or (entry.sha256, entry.proven) != (sha256, is_proven):
+                entry = Entry(sha256, final.stat().st_size, "was here already", now(), proven=is_proven)
+            self.entries[file.path] = entry
             return True
         return False
 

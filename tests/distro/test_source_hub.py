@@ -101,6 +101,17 @@ def test_a_pinned_revision_is_asked_for_by_its_commit(hub: FakeHub, settings: Se
     assert all(f"/owner/model/resolve/{repo.commit}/" in request.path for request in hub.transfers())
 
 
+def test_what_is_here_is_read_again_and_keeps_its_entry(hub: FakeHub, settings: Settings) -> None:
+    """The hub has no SHA-256 of small files, so they are proven by git's names of them."""
+    hub.add("owner/model", FILES)
+    folder = _fetch(settings)
+    before = (folder / "receipt.json").read_bytes()
+    hub.requests.clear()
+    _fetch(settings)
+    assert hub.transfers() == []
+    assert (folder / "receipt.json").read_bytes() == before
+
+
 def test_offline_what_came_before_a_fetch_failed_is_not_taken_for_all(hub: FakeHub, settings: Settings) -> None:
     repo = hub.add("owner/model", FILES)
     repo.hidden = frozenset({max(FILES)})
