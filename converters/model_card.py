@@ -42,8 +42,8 @@ _TEXTS = {
 _LISTS = {"tags": ("tags", "pipeline_tag"), "languages": ("language", "languages")}
 _ORIGINS = {"base_model": ("base_model", "base_models"), "dataset": ("datasets", "dataset")}
 _ALL = "general"
-# What GGUF says under "general." of the file and not of the model: no README may say that.
-_OF_THE_FILE = {"architecture", "type", "file_type", "quantization_version", "alignment"}
+# What GGUF says under "general." of the file and not of the model: each file has its own, and no README may say it.
+OF_THE_FILE = {"architecture", "type", "file_type", "quantization_version", "alignment"}
 
 _KEY = re.compile(r"([A-Za-z_][A-Za-z0-9_.-]{0,63}):(?:[ \t]+(.*))?")
 _ITEM = re.compile(r"[ \t]*-[ \t]+(.*)")
@@ -169,7 +169,7 @@ def _card(front: Mapping[str, object]) -> Card:
 
 def _judged(word: str, value: object) -> str | int | float | tuple[str, ...] | None:
     """A value of a card; None for one that is not the model's own, or of a kind that GGUF has nowhere."""
-    if word in _OF_THE_FILE or not _KEY.fullmatch(f"{word}:"):
+    if word in OF_THE_FILE or not _KEY.fullmatch(f"{word}:"):
         return None
     if isinstance(value, list) and word not in _TEXTS:
         return _texts(value) if len(_texts(value)) == len(value) else None

@@ -32,7 +32,6 @@ class Work:
     """One output tensor: where it comes from, where it goes.
 
     input: has the output's rows in the output's order; of their columns the output may hold a part.
-
     imatrix: what weighs errors while it is encoded, None where nothing is known of this tensor.
     """
 
@@ -194,7 +193,7 @@ def _check_complete(checkpoint: Checkpoint, recipe: Recipe, work: tuple[Work, ..
     derived = {"rope_freqs.weight"} if checkpoint.hyperparameters.rope_scaling is not None else set()
     for name in checkpoint.tensors:
         if name not in placed and name not in derived:
-            raise RefusedError(f"{checkpoint.path}: {name} has no place in {recipe.target}")
+            raise RefusedError(f"{shown(str(checkpoint.path))}: {shown(name)} has no place in {recipe.target}")
 
 
 def _check_imatrix(checkpoint: Checkpoint, imatrix: Imatrix) -> None:
@@ -215,10 +214,12 @@ def _check_types(checkpoint: Checkpoint, chosen: Mix, work: tuple[Work, ...]) ->
             raise UnsupportedError(checkpoint.path, each.input.info.name, found=f"type {stored}", allowed=_readable())
         nonsense = mix.needs_imatrix(chosen, each.placed.info.name, wanted) or quants.needs_importance(wanted)
         if each.imatrix is None and nonsense:
-            lacking = f"{each.placed.info.name}: {wanted} is nonsense without an importance matrix of this tensor"
+            lacking = (
+                f"{shown(each.placed.info.name)}: {wanted} is nonsense without an importance matrix of this tensor"
+            )
             raise RefusedError(f"{lacking}; give one with --imatrix, or take a larger type")
         if not quants.can_encode(wanted):
-            raise RefusedError(f"{each.placed.info.name}: packing {wanted} is not built yet")
+            raise RefusedError(f"{shown(each.placed.info.name)}: packing {wanted} is not built yet")
 
 
 def _readable() -> str:

@@ -27,6 +27,7 @@ from converters.formats.gguf_split import groups_by_size, lay_out_file, lay_out_
 from converters.hyperparameters import HyperParameters
 from converters.input_file import InputFile, Opener
 from converters.layout import OutputFile
+from converters.model_card import OF_THE_FILE
 from converters.provenance import Provenance
 from converters.tensors import Tensor, TensorInfo
 from converters.tokenizers.gguf_keys import vocabulary_from_gguf, vocabulary_to_gguf
@@ -41,8 +42,6 @@ NAME = "gguf"
 _QUANTIZED, _QUANTIZATION_VERSION = "general.quantization_version", 2
 # Rotary frequencies, which follow from the hyper-parameters; in another form than ours they mean nothing to us.
 _DERIVED = re.compile(r"rope_freqs\.weight|blk\.\d{1,4}\.attn_rot_embd\.weight", re.ASCII)
-# Keys of `general.` that are about the file and not about the model: each result has its own.
-_OF_THE_FILE = {"architecture", "type", "file_type", "quantization_version", "alignment"}
 
 
 def sniff(path: Path) -> bool:
@@ -154,7 +153,7 @@ def _card(fields: Fields) -> Card:
     about: dict[str, str | int | float | tuple[str, ...]] = {}
     for key, value in fields.values.items():
         word = key.removeprefix("general.")
-        if key.startswith("general.") and word not in _OF_THE_FILE and isinstance(value, (str, int, float, tuple)):
+        if key.startswith("general.") and word not in OF_THE_FILE and isinstance(value, (str, int, float, tuple)):
             about[word] = value
     return about
 
