@@ -39,6 +39,7 @@ BAD = [
     ('timeout_s = "5"', "timeout_s"), ("timeout_s = true", "timeout_s"), ("retries = -5", "retries"),
     ("retries = 1.5", "retries"), ("retries = true", "retries"), ('hub_endpoint = "file:///etc"', "hub_endpoint"),
     ('home = ""', "home"), ("home = 1", "home"), ('offline = "yes"', "offline"), ("surprise = 1", "surprise"),
+    ("files_at_once = 0", "files_at_once"), ("files_at_once = true", "files_at_once"),
     ("home = ", "TOML"), ("home = '\xff", "TOML"),
 ]  # fmt: skip
 
