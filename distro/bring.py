@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from distro.bars import Bars
@@ -23,7 +23,7 @@ from distro.partial import Partial
 from distro.piece_hashes import PieceHashes, piece_length_for
 from distro.piece_proof import PieceProof, known_list, proof_of
 from distro.progress import Progress
-from distro.proofs import Proofs, Remembered, Stamp
+from distro.proofs import Proofs, Remembered, Stamp, named
 from distro.prove import prove
 from distro.receipt import Entry, now
 from distro.sources.base import Source
@@ -251,16 +251,9 @@ def _read(partial: Partial, file: File) -> _Read:
 
 def _memory(final: Path, before: Stamp, read: _Read, sha256: str) -> Remembered | None:
     """Of a file that has just got its name; None if somebody has been at it since."""
-    try:
-        stamp = Stamp.of(final.lstat())
-    except FileNotFoundError:
-        return None
-    if replace(stamp, ctime_ns=before.ctime_ns) != before:
-        return None
     verdict = read.verdict
     digests = {"sha256": sha256} | ({verdict.kind: verdict.found} if verdict.kind and verdict.found else {})
-    pieces = read.hashes.digest if read.hashes else None
-    return Remembered(str(final.absolute()), stamp, read.began_ns, digests, pieces, by_fetch=True)
+    return named(final, before, read.began_ns, digests, read.hashes.digest if read.hashes else None)
 
 
 def _told_together(file: File, failures: Sequence[SourceError | WrongBytesError]) -> SourceError | WrongBytesError:
