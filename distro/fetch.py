@@ -60,7 +60,10 @@ def fetch(
     store = Store(settings.home)
     place = target or store.folder(model.name, variant.name)
     fetching = _Fetch(settings, store, model, variant, place, target, progress)
-    with store.lock(model.name, variant.name, waiting=lambda: progress.say("another distro is fetching this; waiting")):
+    with (
+        store.lock(model.name, variant.name, waiting=lambda: progress.say("another distro is fetching this; waiting")),
+        store.lock_place(target, waiting=lambda: progress.say("another distro puts files there; waiting")),
+    ):
         fetching.run(files, folder, peers)
     return place / variant.files[0].path if len(variant.files) == 1 else place
 

@@ -20,7 +20,7 @@ import hashlib
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from converters.errors import RefusedError, shown
@@ -164,6 +164,12 @@ class Store:
             yield
         finally:
             lock.release()
+
+    def lock_place(
+        self, target: Path | None, *, waiting: Callable[[], None] = lambda: None
+    ) -> AbstractContextManager[None]:
+        """The same for a folder of the user's own, so that no two variants come into it at once; None needs none."""
+        return nullcontext() if target is None else self.lock("place", _digest(str(target.resolve())), waiting=waiting)
 
     def _is_deserted(self) -> bool:
         """Whether nothing that is arriving has been touched for long."""

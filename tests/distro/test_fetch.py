@@ -612,6 +612,30 @@ def test_our_own_names_are_refused_before_anything_is_asked(
         assert hub.requests == []
 
 
+def test_two_versions_at_once_into_one_folder_are_never_mixed(hub: FakeHub, settings: Settings, tmp_path: Path) -> None:
+    """Whoever is second finds other bytes in its place, and leaves them."""
+    hub.plain = {"1/a": b"1" * 300_000, "1/b": b"1", "2/a": b"2" * 300_000, "2/b": b"2"}
+    hub.faults = [Fault(rate=600_000)]
+    failed: list[BaseException] = []
+
+    def run(number: str) -> None:
+        files = tuple(File(n, len(hub.plain[f"{number}/{n}"]), sha256=sha256(hub.plain[f"{number}/{n}"])) for n in "ab")
+        variant = Variant(f"v{number}", "safetensors", files, (f"{hub.url}/plain/{number}/",))
+        try:
+            fetch(settings, Model("m", 1, "llama", "v", (variant,)), variant, progress=Words(), target=tmp_path / "out")
+        except CannotCreateError as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in "12"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [str(error).endswith("with other bytes") for error in failed] == [True]
+    found = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert found in ({n: hub.plain[f"1/{n}"] for n in "ab"}, {n: hub.plain[f"2/{n}"] for n in "ab"})
+
+
 def test_a_flip_on_the_disk_is_caught_before_the_name_is_given(
     hub: FakeHub, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
