@@ -12,9 +12,11 @@ import pytest
 
 from distro.errors import WrongBytesError
 from distro.partial import Partial
-from tests.fakes import crash_commands, faults
+from distro.sources import retry
+from tests.fakes import crash_commands, failed_calls, faults
 from tests.fakes.crash import Bad, record
 from tests.fakes.crash_commands import SHARD, WEIGHTS, Command
+from tests.fakes.failed_calls import Failing
 from tests.fakes.faults import Fault
 from tests.fakes.killed_calls import NoStraceError, kill_at
 from tests.fakes.recorder import Recorder
@@ -94,5 +96,28 @@ def test_a_kill_at_any_system_call(name: str, commands: dict[str, Command], tmp_
     tested = record(commands[name], tmp_path / "x")
     try:
         assert [kill_at(tested, n) for n in (5, 40, 80)] == [True] * 3
+    except NoStraceError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="strace is Linux's")
+@pytest.mark.parametrize(
+    ("failing", "ended"),
+    [
+        (Failing("fsync", "EIO", 1, lasts=True), "exit 74"),
+        (Failing("pwrite64", "EDQUOT", 2, lasts=True), "exit 80"),
+        (Failing("recvfrom", "ECONNRESET", 1, lasts=False), "exit 0"),
+        (Failing("connect", "ENETUNREACH", 1, lasts=True), "exit 75"),
+    ],
+    ids=str,
+)
+def test_a_system_call_that_fails(
+    failing: Failing, ended: str, commands: dict[str, Command], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sample; `python -m tests.fakes.failed_calls` tries them one by one."""
+    monkeypatch.setattr(retry, "wait_s", lambda n_failed, error: 0.0)
+    tested = record(commands["fetch-many"], tmp_path / "x")
+    try:
+        assert failed_calls.try_out(tested, failing) == ended
     except NoStraceError as error:
         pytest.skip(str(error))

@@ -89,7 +89,7 @@ def test_a_place_that_is_read_only_is_said_before_a_byte_comes(
             distro("fetch", "tiny", "-o", place) if where == "output" else distro("fetch", "tiny", DISTRO_HOME=place)
         )
     assert refused.returncode == 73
-    assert "Read-only file system" in refused.stderr.splitlines()[-1]
+    assert refused.stderr.splitlines()[-1].endswith("fixed may not be written")
     assert hub.transfers() == []
 
 
@@ -109,9 +109,9 @@ def test_few_open_files_are_enough(tmp_path: Path, hub: FakeHub) -> None:
 @pytest.mark.skipif(shutil.which("prlimit") is None, reason="prlimit is not here")
 def test_less_memory_than_the_file_has_is_enough(tmp_path: Path, hub: FakeHub) -> None:
     """Of addresses: those of a stack for each thread are among them."""
-    size = 200_000_000
+    size = 180_000_000
     made = Distro(tmp_path, hub, ("prlimit", f"--as={size}"))
-    hub.add("owner/large", {"model.bin": DATA[:1_000_000] * 200})
+    hub.add("owner/large", {"model.bin": DATA[:1_000_000] * 180})
     done = made("fetch", "hf:owner/large")
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip()).stat().st_size == size
