@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 MOST_REDIRECTS = 5
 _PORTS = range(1, 2**16)
+_LONGEST_LABEL = 63  # bytes of a part of a host's name, RFC 1035
 
 
 def origin_of(url: httpx2.URL) -> tuple[str, str, int | None]:
@@ -28,7 +29,12 @@ def plain(url: httpx2.URL) -> str:
 def judge_redirect(name: str, first: httpx2.URL, here: httpx2.URL, there: httpx2.URL) -> None:
     """Raise ProtocolError for an address that no source needs to lead to. first: the one that we were given."""
     is_address = there.host and there.scheme in ("http", "https")
-    if not is_address or (there.port is not None and there.port not in _PORTS):
+    labels = there.raw_host.rstrip(b".").split(b".")
+    if (
+        not is_address
+        or not all(0 < len(label) <= _LONGEST_LABEL for label in labels)
+        or (there.port is not None and there.port not in _PORTS)
+    ):
         raise ProtocolError(name, f"redirects to {shown(plain(there))}, which is no http or https address")
     if here.scheme == "https" and there.scheme == "http":
         raise ProtocolError(name, f"redirects from https to {shown(plain(there))}")
