@@ -58,7 +58,11 @@ def said(*parts: bytes) -> Answer:
 
 
 def bodiless(status: str, header: bytes) -> Answer:
-    return said(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n".encode() + header + b"\r\n\r\n")
+    def answer(asked: Asked) -> bool:
+        asked.say(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n".encode() + header + b"\r\n\r\n")
+        return True  # the connection stays
+
+    return answer
 
 
 def redirect(location: bytes) -> Answer:

@@ -49,7 +49,11 @@ def answer_json(value: object, extra: str = "") -> Answer:
 
 
 def bare(status: str, extra: str = "") -> Answer:
-    return lambda asked: asked.say(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n{extra}\r\n".encode("latin-1"))
+    def answer(asked: Asked) -> bool:
+        asked.say(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n{extra}\r\n".encode("latin-1"))
+        return True
+
+    return answer
 
 
 def silent(asked: Asked) -> None:
