@@ -32,8 +32,8 @@ def fetch(
     the identifier of another.
     """
     from distro import fetch as fetching
-    from distro.consent import described, unanswered
     from distro.lookup import wanted
+    from distro.manners.consent import described, unanswered
 
     settings = settings or config.load()
     found = wanted(settings, reference, progress=progress)

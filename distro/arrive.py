@@ -1,6 +1,6 @@
 """Converting while it arrives: the plan is made from headers, then each shard is converted as soon as it is proven.
 
-    headers   ── read in parts from the source (distro/remote.py) ──► plan
+    headers   ── read in parts from the source (distro/inspect/remote.py) ──► plan
     shards    ── fetched one after the other, each proven ──► blocks that were waiting for it ──► result
     discarded ── a shard whose blocks are all done may go, so that a release larger than the disk becomes a file
 
@@ -31,10 +31,10 @@ from converters.tensors import StoredTensor
 from distro import disk, fetch
 from distro.config import Settings
 from distro.errors import StorageError
+from distro.inspect.remote import remote_folder
+from distro.inspect.remote_file import RemoteFile
 from distro.manifest import File, Model, Variant
 from distro.progress import Progress
-from distro.remote import remote_folder
-from distro.remote_file import RemoteFile
 from distro.store import Store
 from distro.verify import strongest
 
@@ -302,7 +302,7 @@ class ArrivingFeed:
 def arriving(settings: Settings, model: Model, variant: Variant, arrival: Arrival) -> Iterator[Checkpoint]:
     """The model as its headers describe it, whose weights come with `arrival` once that has begun.
 
-    Raises what `distro.remote.remote_folder` raises: NotFoundError where no source can be read in parts.
+    Raises what `distro.inspect.remote.remote_folder` raises: NotFoundError where no source can be read in parts.
     """
     files = {file.path.rpartition("/")[2]: file for file in variant.files}
     with remote_folder(settings, model, variant) as folder:

@@ -15,9 +15,9 @@ import platformdirs
 
 from converters.errors import shown
 from distro.errors import MalformedManifestError, UsageError
-from distro.mirrors import parse_mirrors
+from distro.manners.mirrors import parse_mirrors
+from distro.manners.schedule import Schedule, parse_schedule
 from distro.quantity import parse_rate
-from distro.schedule import Schedule, parse_schedule
 
 _TRUE = {"1", "true", "yes", "on"}
 
@@ -45,7 +45,7 @@ class Settings:
     state_folder: Path | None = None  # accepted licences, what is known of mirrors; None: nothing is remembered
     limits: tuple[tuple[str, int], ...] = ()  # (one of KINDS, or "" for all together; bytes per second)
     schedule: Schedule | None = None  # when bytes may come; None: always
-    mirrors: tuple[str, ...] = ()  # as distro/mirrors.py explains them
+    mirrors: tuple[str, ...] = ()  # as distro/manners/mirrors.py explains them
 
     def __repr__(self) -> str:
         """As usual, except that a token never shows."""

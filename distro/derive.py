@@ -26,7 +26,7 @@ from distro import disk
 from distro.digest import sha256_of
 from distro.errors import MalformedManifestError, WrongBytesError
 from distro.progress import Progress
-from distro.proofs import Proofs, Stamp, named
+from distro.proof.proofs import Proofs, Stamp, named
 from distro.receipt import Entry, Receipt, now
 from distro.store import Result, Store
 

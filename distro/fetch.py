@@ -1,8 +1,8 @@
 """The story of a fetch: what is here already, room for the rest, the sources, proof, its place, a receipt.
 
-Small files come several at once (distro/several.py), then the large ones one after another, each from all sources
-together (distro/bring.py). They are answered for in that order, so that an error is that of the first file that has
-one. Whatever was proven until then stands in the receipt.
+Small files come several at once (distro/fetching/several.py), then the large ones one after another, each from all
+sources together (distro/fetching/bring.py). They are answered for in that order, so that an error is that of the first
+file that has one. Whatever was proven until then stands in the receipt.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from pathlib import Path
 
 from converters.errors import escape, shown
 from distro import disk
-from distro.bars import Bars, Total
-from distro.bring import Bringing, Brought, Job, is_in_pieces
-from distro.choice import EVERYTHING, Choice
 from distro.config import Settings
 from distro.digest import sha256_of
 from distro.errors import CannotCreateError, DistroError, MalformedManifestError, NotFoundError, UnsafeRequestError
+from distro.fetching.bars import Bars, Total
+from distro.fetching.bring import Bringing, Brought, Job, is_in_pieces
+from distro.fetching.several import Several
+from distro.fetching.ways import Ways
 from distro.manifest import File, Model, Variant
+from distro.manners.choice import EVERYTHING, Choice
 from distro.paths import PARTS, is_ours
-from distro.piece_hashes import PieceHashes
 from distro.progress import MeteredBar, Progress
-from distro.proofs import Proofs, Remembered
+from distro.proof.piece_hashes import PieceHashes
+from distro.proof.proofs import Proofs, Remembered
 from distro.receipt import Entry, Receipt, now
-from distro.several import Several
 from distro.store import Store
 from distro.verify import Status, check
-from distro.ways import Ways
 
 
 def fetch(

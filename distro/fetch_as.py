@@ -19,15 +19,15 @@ from converters.recipe import Recipe
 from distro import derive, disk
 from distro.arrive import Arrival, ArrivingFeed, arriving
 from distro.catalog import Resolved
-from distro.choice import EVERYTHING, Choice
 from distro.config import Settings
 from distro.derive import Derived
 from distro.errors import CannotCreateError, NotFoundError, UsageError
 from distro.fetch import fetch
 from distro.lookup import Stored
 from distro.manifest import Model, Variant
+from distro.manners.choice import EVERYTHING, Choice
 from distro.progress import Progress
-from distro.proofs import Proofs
+from distro.proof.proofs import Proofs
 from distro.store import Store
 
 

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from converters.running_digest import SHORT_BYTES
 from distro.journal import Journal
-from distro.piece_hashes import piece_length_for
+from distro.proof.piece_hashes import piece_length_for
 
 _PIECE_BITS = 40
 _PIECE_MASK = (1 << _PIECE_BITS) - 1

@@ -6,11 +6,10 @@
      "missing": ["path"], "sources": ["…"],
      "recipe": {…}, "inputs": {"path": "sha256"}}
 
-`pieces` is there for a file with a list of piece hashes (distro/piece_hashes.py), `missing` where a fetch ended before
-it had all that was wanted, `sources` where references are known that it can be fetched from again, `recipe` and
-`inputs` if it was made here. The same receipt is always the same bytes:
-keys in order, two spaces, a new line at the end. The reader believes nothing: sizes and digests are judged, unknown
-keys refused.
+`pieces` is there for a file with a list of piece hashes (distro/proof/piece_hashes.py), `missing` where a fetch ended
+before it had all that was wanted, `sources` where references are known that it can be fetched from again, `recipe` and
+`inputs` if it was made here. The same receipt is always the same bytes: keys in order, two spaces, a new line at the
+end. The reader believes nothing: sizes and digests are judged, unknown keys refused.
 """
 
 from __future__ import annotations

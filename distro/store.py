@@ -31,9 +31,9 @@ from distro.manifest import File
 from distro.owner import CLAIMS, Owner
 from distro.partial import Partial
 from distro.paths import PARTS
-from distro.piece_hashes import FOLDER as LISTS
-from distro.piece_hashes import PieceHashes, find_list
 from distro.pieces import identity_of, received
+from distro.proof.piece_hashes import FOLDER as LISTS
+from distro.proof.piece_hashes import PieceHashes, find_list
 from distro.receipt import Receipt
 from distro.result import Output, Result
 from distro.verify import strongest

@@ -16,7 +16,7 @@ import pytest
 from converters.errors import ConversionError
 from converters.formats import open_checkpoint
 from distro.errors import DistroError, exit_code
-from distro.inspection import inspect
+from distro.inspect.inspection import inspect
 from tests.fakes import gguf_bytes, meta_release, tiny_llama
 
 

@@ -21,7 +21,7 @@ def agree(session: Session, resolved: Resolved, accepted_id: str) -> None:
     Raises NotPermittedError with the command that agrees where nobody is there to be asked or the answer is no,
     UsageError for another licence than the model's.
     """
-    from distro.consent import accept, described, unanswered
+    from distro.manners.consent import accept, described, unanswered
 
     terms = unanswered(session.settings, resolved.family, str(resolved), accepted_id)
     if terms is None:

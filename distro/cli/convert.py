@@ -73,7 +73,7 @@ def convert(
     from distro.cli.plan import print_plan
     from distro.cli.quantity import parse_bytes
     from distro.lookup import local
-    from distro.proofs import Proofs
+    from distro.proof.proofs import Proofs
     from distro.store import Store
 
     session = context.obj

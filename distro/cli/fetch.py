@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from converters.errors import shown
-from distro.choice import Choice
 from distro.cli import console
 from distro.cli.agreement import agree
 from distro.cli.fetch_plan import print_preview
 from distro.config import parse_limits
 from distro.errors import DiskFullError, UsageError
-from distro.mirrors import parse_mirrors
-from distro.schedule import parse_schedule
+from distro.manners.choice import Choice
+from distro.manners.mirrors import parse_mirrors
+from distro.manners.schedule import parse_schedule
 
 if TYPE_CHECKING:
     from distro.catalog import Resolved
@@ -83,7 +83,7 @@ def fetch(
         raise UsageError(f"--from {shown(str(folder))}: no such folder")
 
     from distro import lookup
-    from distro.preview import preview
+    from distro.fetching.preview import preview
 
     session: Session = context.obj
     session.settings = _with_manners(session.settings, limits or [], hours, mirrors or [])
@@ -188,7 +188,7 @@ def _announce(session: Session, resolved: Resolved, reference: str, *, as_json: 
 def _room_explained(resolved: Resolved, folder: Path) -> Iterator[None]:
     """Where the disk has no room for a model, name the variants of it that would fit."""
     from distro import disk
-    from distro.preview import fitting
+    from distro.fetching.preview import fitting
 
     try:
         yield

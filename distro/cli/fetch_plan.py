@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from converters.plan import Plan
     from distro.catalog import Resolved
     from distro.config import Settings
-    from distro.preview import Look, Preview
+    from distro.fetching.preview import Look, Preview
 
 SCHEMA = "distro-fetch-plan/1"
 
@@ -50,7 +50,7 @@ def print_preview(settings: Settings, resolved: Resolved, found: Preview, as_typ
 
 def _made(settings: Settings, resolved: Resolved, as_type: str) -> tuple[Plan | None, str]:
     """(what `--as` would make, why that cannot be told)"""
-    from distro.preview import conversion
+    from distro.fetching.preview import conversion
 
     if not as_type:
         return None, ""
@@ -63,7 +63,7 @@ def _made(settings: Settings, resolved: Resolved, as_type: str) -> tuple[Plan | 
 def _described(
     settings: Settings, resolved: Resolved, found: Preview, as_type: str, made: Plan | None, trouble: str
 ) -> dict[str, object]:
-    from distro.consent import is_accepted, terms_of
+    from distro.manners.consent import is_accepted, terms_of
 
     license_ = None
     if resolved.family is not None:
@@ -93,7 +93,7 @@ def _described(
 
 
 def _license(settings: Settings, resolved: Resolved) -> str:
-    from distro.consent import is_accepted, terms_of
+    from distro.manners.consent import is_accepted, terms_of
 
     gated = "; its publisher may ask for terms to be accepted" if resolved.variant.gated else ""
     if resolved.family is None:

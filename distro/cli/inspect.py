@@ -11,7 +11,7 @@ from distro.cli import console
 
 if TYPE_CHECKING:
     from distro.cli import Session
-    from distro.inspection import Inspection
+    from distro.inspect.inspection import Inspection
 
 
 def inspect(
@@ -27,8 +27,8 @@ def inspect(
     keys: Annotated[bool, typer.Option("--keys", help="List the keys of the header.")] = False,
 ) -> None:
     """Look inside a model: format, shape, tensors, types, tokenizer, origin. Remote files are read by their headers."""
-    from distro.inspection_facts import described
-    from distro.whereabouts import inspect_reference
+    from distro.inspect.inspection_facts import described
+    from distro.inspect.whereabouts import inspect_reference
 
     session: Session = context.obj
     found = inspect_reference(session.settings, reference)
@@ -50,7 +50,7 @@ def inspect(
 
 
 def _draw(session: Session, found: Inspection, target: Path) -> None:
-    from distro.inspection_page import page
+    from distro.inspect.inspection_page import page
     from distro.store import Store
 
     store = Store(session.settings.home)
@@ -63,8 +63,8 @@ def _draw(session: Session, found: Inspection, target: Path) -> None:
 
 def _print_page(found: Inspection) -> None:
     from converters.errors import escape
-    from distro.inspection_facts import facts
-    from distro.inspection_page import notes
+    from distro.inspect.inspection_facts import facts
+    from distro.inspect.inspection_page import notes
 
     for label, value in facts(found):
         console.result(f"{label:<12}  {escape(value)}".rstrip())
@@ -86,14 +86,14 @@ def _print_page(found: Inspection) -> None:
 
 
 def _print_keys(found: Inspection) -> None:
-    from distro.inspection_facts import value_text
+    from distro.inspect.inspection_facts import value_text
 
     rows = [[name, key.type, value_text(key)] for each in found.containers for name, key in each.keys.items()]
     console.table(["key", "type", "value"], rows)
 
 
 def _print_tensors(found: Inspection) -> None:
-    from distro.inspection_facts import shape_text
+    from distro.inspect.inspection_facts import shape_text
 
     rows = [
         [info.name, info.dtype.name, shape_text(info.shape), str(info.n_bytes), str(offset), container.name]

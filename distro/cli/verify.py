@@ -15,9 +15,9 @@ from distro.errors import NotFoundError, UsageError, WrongBytesError
 if TYPE_CHECKING:
     from distro.cli import Session
     from distro.errors import DistroError
+    from distro.proof.repair import Outcome, Repaired
+    from distro.proof.verification import Finding, Subject
     from distro.reference import Reference
-    from distro.repair import Outcome, Repaired
-    from distro.verification import Finding, Subject
     from distro.verify import Verdict
 
 
@@ -60,7 +60,7 @@ def verify(
 
     What was proven within a day, and is unchanged since, is not read again unless --full says so.
     """
-    from distro import verification
+    from distro.proof import verification
     from distro.reference import parse_reference
 
     session: Session = context.obj
@@ -81,7 +81,7 @@ def verify(
         path = Path(reference)
         if repair:
             raise UsageError(f"{shown(reference)}: --repair needs a name for what it is to be: REF --in FOLDER")
-        from distro.identify import look_up
+        from distro.proof.identify import look_up
 
         findings = look_up(session.settings, path, full=full, progress=session.progress)
         title = reference
@@ -104,7 +104,7 @@ def verify(
 
 def _subject(session: Session, reference: Reference, folder: Path | None) -> Subject | None:
     """What is to be verified; None for files that only their bytes can name."""
-    from distro import verification
+    from distro.proof import verification
     from distro.reference import PathReference
 
     if folder is not None:
@@ -122,7 +122,7 @@ def _repair(
     torrent: Path | None,
     peers: Sequence[str],
 ) -> Outcome:
-    from distro.repair import Helpers, repair
+    from distro.proof.repair import Helpers, repair
     from distro.swarm.addresses import parse_peer
 
     folder = Path(source) if source else None
@@ -191,7 +191,7 @@ def _raise_for(title: str, findings: Sequence[Finding]) -> None:
 
 def _say_what_it_is_worth(findings: Sequence[Finding]) -> None:
     """What a verdict of `ok` does not say by itself."""
-    from distro.verification import relied_on
+    from distro.proof.verification import relied_on
     from distro.verify import Status
 
     if relied := relied_on(findings):

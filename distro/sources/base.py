@@ -11,7 +11,7 @@ from distro.manifest import File
 from distro.progress import Bar
 
 if TYPE_CHECKING:
-    from distro.errand import Errand
+    from distro.fetching.errand import Errand
     from distro.store import Partial
 
 

@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from distro.manifest import File
-from distro.pace import Pace
+from distro.manners.pace import Pace
 from distro.progress import Bar
 from distro.sources.base import Source, StreamSource
 from distro.sources.retry import Retrying

@@ -32,7 +32,7 @@ from distro.errors import (
     WrongBytesError,
 )
 from distro.manifest import File, Variant
-from distro.pace import pace_of
+from distro.manners.pace import pace_of
 from distro.progress import Bar
 from distro.sources.base import Source
 from distro.swarm.binding import require_libtorrent
@@ -45,7 +45,7 @@ from distro.swarm.visit import OverError, Visits, Watch
 if TYPE_CHECKING:
     import libtorrent as lt
 
-    from distro.errand import Errand
+    from distro.fetching.errand import Errand
     from distro.store import Partial
 
 _CHOSEN = 4  # libtorrent's default priority; 0 is "not at all"

@@ -5,8 +5,8 @@ libtorrent's storage of the file is the part file, and it is asked for nothing b
     claimed   pieces of the torrent that have a part in one of ours that is claimed; those claimed first, first
     bait      one piece near the end, until peers are found: a peer that has all leaves whoever wants nothing
 
-What it may overwrite by that is contested (distro/errand.py). What others bring is fed to it, so that its peers can
-have that from us meanwhile; it checks the hash, and where that fails, whoever brought it was wrong.
+What it may overwrite by that is contested (distro/fetching/errand.py). What others bring is fed to it, so that its
+peers can have that from us meanwhile; it checks the hash, and where that fails, whoever brought it was wrong.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from distro.swarm.visit import Watch
 if TYPE_CHECKING:
     import libtorrent as lt
 
-    from distro.allotment import Run
-    from distro.errand import Errand
+    from distro.fetching.allotment import Run
+    from distro.fetching.errand import Errand
 
 _HIGHEST, _LOWEST = 7, 2  # libtorrent's priorities; 0 is "not at all"
 _FEED_BYTES = 4 << 20  # in one step, or one piece of the torrent

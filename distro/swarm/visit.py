@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from converters.errors import shown
 from distro.errors import DiskFullError, SourceError, StorageError
-from distro.pace import Pace
+from distro.manners.pace import Pace
 from distro.swarm.session import Session, open_session
 
 if TYPE_CHECKING:

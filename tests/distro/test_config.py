@@ -8,7 +8,7 @@ import pytest
 
 from distro import config
 from distro.errors import MalformedManifestError, UsageError
-from distro.schedule import Schedule, Window
+from distro.manners.schedule import Schedule, Window
 
 
 def _folder(tmp_path: Path, text: str) -> dict[str, str]:

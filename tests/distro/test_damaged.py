@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from distro import piece_hashes
+from distro.proof import piece_hashes
 from tests.fakes import damaged
 from tests.fakes.hub import serving
 

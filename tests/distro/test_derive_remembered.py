@@ -8,16 +8,16 @@ import pytest
 
 from converters import plan as planning
 from converters.recipe import Recipe
-from distro import piece_hashes, verification
 from distro.config import Settings
 from distro.derive import Derived
 from distro.progress import Silent
-from distro.proofs import Proofs
-from distro.prove import How
+from distro.proof import piece_hashes, verification
+from distro.proof.proofs import Proofs
+from distro.proof.prove import How
+from distro.proof.verification import Finding
 from distro.receipt import Receipt
 from distro.reference import parse_reference
 from distro.store import Store
-from distro.verification import Finding
 from tests.fakes import derived, tiny_llama
 
 PIECE = 16 * 1024

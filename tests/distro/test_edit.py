@@ -20,9 +20,9 @@ from distro import redo
 from distro.config import Settings
 from distro.edit import Edited
 from distro.errors import CannotCreateError, NotFoundError, StorageError, UsageError
-from distro.identify import look_up
-from distro.inspection import inspect
+from distro.inspect.inspection import inspect
 from distro.progress import Silent
+from distro.proof.identify import look_up
 from distro.store import Store
 from distro.swarm.make import make
 from tests.fakes import gguf_bytes

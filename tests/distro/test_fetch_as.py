@@ -15,7 +15,6 @@ from converters.formats import open_checkpoint
 from converters.recipe import Recipe
 from distro import disk
 from distro.catalog import Resolved
-from distro.choice import Choice
 from distro.config import Settings
 from distro.derive import Derived
 from distro.errors import (
@@ -29,6 +28,7 @@ from distro.errors import (
 from distro.fetch import fetch
 from distro.fetch_as import fetch_as
 from distro.lookup import wanted
+from distro.manners.choice import Choice
 from distro.progress import Silent
 from distro.store import Store
 from tests.fakes import derived, gguf_bytes, tiny_llama

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from distro import piece_hashes
 from distro.config import Settings
 from distro.errors import CannotCreateError, DistroError, SourceError, exit_code
 from distro.fetch import fetch
 from distro.manifest import File, Model, Variant
 from distro.pieces import journal_of
+from distro.proof import piece_hashes
 from distro.sources import retry
 from distro.store import Store
 from tests.distro.test_fetch import Words

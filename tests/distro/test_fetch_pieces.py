@@ -20,13 +20,13 @@ from typing import Any
 
 import pytest
 
-from distro import piece_hashes
 from distro.config import Settings
 from distro.errors import DiskFullError, NotPermittedError, SourceError, WrongBytesError, exit_code
 from distro.fetch import fetch
 from distro.manifest import File, Model, Variant
-from distro.piece_hashes import find_list
 from distro.pieces import journal_of, tag
+from distro.proof import piece_hashes
+from distro.proof.piece_hashes import find_list
 from distro.sources import retry
 from distro.store import Store
 from tests.distro.test_fetch import Words
@@ -361,9 +361,9 @@ def test_signed_addresses_that_expire_are_asked_for_again(hub: FakeHub, settings
 def test_a_server_that_wants_few_connections_gets_few(
     hub: FakeHub, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("distro.lane._WINDOW_S", 0.2)
-    monkeypatch.setattr("distro.lane._WORTH", 0.0)
-    monkeypatch.setattr("distro.allotment.MEASURE_S", 0.1)
+    monkeypatch.setattr("distro.fetching.lane._WINDOW_S", 0.2)
+    monkeypatch.setattr("distro.fetching.lane._WORTH", 0.0)
+    monkeypatch.setattr("distro.fetching.allotment.MEASURE_S", 0.1)
     hub.most_at_once, hub.faults = 2, [Fault(rate=1_500_000)]
     assert _fetch(settings, hub).read_bytes() == DATA
     assert 1 <= sum(request.n_sent == 0 for request in hub.transfers()) <= 4
@@ -379,7 +379,7 @@ def test_a_link_that_is_cut_again_and_again_still_finishes(hub: FakeHub, setting
 def test_a_server_that_stops_answering_is_left_to_the_other(
     hub: FakeHub, mirror: FakeHub, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("distro.allotment._STALLED_S", 1.0)
+    monkeypatch.setattr("distro.fetching.allotment._STALLED_S", 1.0)
     hub.faults = [Fault(stall_after=200_000)]
     mirror.faults = [Fault(rate=4_000_000)]
     began = time.monotonic()

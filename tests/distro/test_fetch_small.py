@@ -17,17 +17,17 @@ from pathlib import Path
 
 import pytest
 
-from distro import piece_hashes
 from distro.config import Settings
 from distro.errors import DiskFullError, NotPermittedError, NotThereError, SourceError, WrongBytesError
 from distro.fetch import fetch
+from distro.fetching.turns import StoppedError
 from distro.manifest import File, Model, Variant
 from distro.progress import Silent, SilentBar
-from distro.proofs import Proofs
-from distro.prove import Claim, How, Prover
+from distro.proof import piece_hashes
+from distro.proof.proofs import Proofs
+from distro.proof.prove import Claim, How, Prover
 from distro.sources import retry
 from distro.store import Store
-from distro.turns import StoppedError
 from tests.distro.test_fetch import Words
 from tests.fakes.hub import FakeHub, Fault, serving
 

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from distro import piece_hashes
 from distro.config import Settings
 from distro.fetch import fetch
 from distro.manifest import File, Model, Variant
 from distro.pieces import tag
+from distro.proof import piece_hashes
 from distro.store import Store
 from distro.swarm.torrent import Torrent, read
 from tests.distro.test_fetch import Words

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from distro import piece_hashes
 from distro.manifest import File
 from distro.owner import Owner
 from distro.partial import Partial
 from distro.pieces import UNKNOWN, Pieces, contiguous, journal_of, tag
+from distro.proof import piece_hashes
 from distro.store import Store
 
 LENGTH = 65_536

@@ -11,8 +11,8 @@ from distro import config
 from distro.config import Settings
 from distro.errors import NotThereError
 from distro.fetch import fetch
+from distro.fetching.preview import preview
 from distro.manifest import File, Model, Variant
-from distro.preview import preview
 from distro.progress import Silent
 from distro.sources.caches import HUB, Cache, caches_of
 from distro.sources.local import CacheSource

@@ -12,7 +12,7 @@ import pytest
 
 from distro.fetch import fetch
 from distro.manifest import File
-from distro.pace import Clock, Pace, _Limit
+from distro.manners.pace import Clock, Pace, _Limit
 from distro.progress import Bar, Silent, SilentBar
 from distro.sources import kind_of
 from distro.sources.base import StreamSource

@@ -16,7 +16,7 @@ import pytest
 from distro.errors import NotThereError, SourceError, WrongBytesError
 from distro.fetch import fetch
 from distro.manifest import File, Model, Variant
-from distro.pace import Clock, Pace, _Hours
+from distro.manners.pace import Clock, Pace, _Hours
 from distro.progress import Silent
 from distro.sources.swarm import find_torrent, open_swarm
 from distro.store import Store

@@ -19,11 +19,11 @@ from pathlib import Path
 
 import pytest
 
-from distro import verification
 from distro.config import Settings
 from distro.fetch import fetch
 from distro.manifest import File, Model, Variant
 from distro.progress import Silent
+from distro.proof import verification
 from distro.reference import parse_reference
 from tests.fakes import full_disk
 from tests.fakes.fetching import COMMAND, Distro

@@ -14,21 +14,21 @@ from pathlib import Path
 import libtorrent as lt
 import pytest
 
-from distro import piece_hashes
 from distro.errors import SourceError
-from distro.gather import Gathered, Gathering
-from distro.lane import Lane
+from distro.fetching.gather import Gathered, Gathering
+from distro.fetching.lane import Lane
+from distro.fetching.piece_proof import PieceProof, proof_of
 from distro.manifest import File, Variant
-from distro.pace import Pace
+from distro.manners.pace import Pace
 from distro.partial import Partial
-from distro.piece_proof import PieceProof, proof_of
 from distro.pieces import tag
+from distro.proof import piece_hashes
 from distro.sources import retry
 from distro.sources.base import PieceSource
 from distro.sources.swarm import open_swarm
 from distro.store import Store
 from distro.swarm.torrent import Torrent, read
-from tests.distro.test_gather import Counting
+from tests.distro.fetching.test_gather import Counting
 from tests.fakes.peer import HoldingPeer, holding_peer
 from tests.fakes.sources import Scripted
 from tests.fakes.swarm import lying_peer, session_settings, settings

@@ -16,15 +16,16 @@ from unittest.mock import patch
 from converters import convert
 from converters import plan as planning
 from converters.recipe import Recipe
-from distro import edit, fetch, fetch_as, piece_hashes, redo, repair, verification
+from distro import edit, fetch, fetch_as, redo
 from distro.config import Settings
 from distro.errors import CannotCreateError
-from distro.lane import MOST_CONNECTIONS
+from distro.fetching.lane import MOST_CONNECTIONS
 from distro.lookup import wanted
 from distro.manifest import Family, File, License, Model, Variant
 from distro.manifest_file import dump
 from distro.partial import Partial
 from distro.progress import Silent
+from distro.proof import piece_hashes, repair, verification
 from distro.receipt import Entry, Receipt
 from distro.reference import parse_reference
 from distro.store import Store

@@ -16,11 +16,12 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from distro import fetch, piece_hashes, repair, verification
+from distro import fetch
 from distro.config import Settings
 from distro.manifest import Family, File, License, Model, Variant
 from distro.manifest_file import dump
 from distro.progress import Silent
+from distro.proof import piece_hashes, repair, verification
 from distro.reference import parse_reference
 from tests.fakes.hub import FakeHub, serving, sha256
 

@@ -26,11 +26,11 @@ from pathlib import Path
 import filelock
 import httpx2  # noqa: F401  before it is forked
 
-from distro import piece_hashes
 from distro.config import Settings
 from distro.fetch import fetch
 from distro.manifest import File, Model, Variant
 from distro.progress import Silent
+from distro.proof import piece_hashes
 
 LENGTH = 64 * 1024
 

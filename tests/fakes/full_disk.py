@@ -24,7 +24,7 @@ from pathlib import Path
 from distro.config import Settings
 from distro.lookup import wanted
 from distro.manifest import License
-from distro.piece_hashes import piece_length_for
+from distro.proof.piece_hashes import piece_length_for
 from distro.store import Store
 from tests.fakes.fetching import Distro
 from tests.fakes.hub import FakeHub, serving

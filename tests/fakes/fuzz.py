@@ -33,11 +33,11 @@ from converters.errors import ConversionError, UnrepresentableError
 from converters.formats import open_checkpoint
 from converters.input_file import InputFile
 from converters.recipe import Recipe
-from distro.container import read_container
 from distro.errors import exit_code
-from distro.inspection import inspect
-from distro.inspection_facts import described, facts
-from distro.inspection_page import page
+from distro.inspect.container import read_container
+from distro.inspect.inspection import inspect
+from distro.inspect.inspection_facts import described, facts
+from distro.inspect.inspection_page import page
 from distro.runtime.tokenizer import Tokenizer
 from tests.fakes import gguf_bytes, gguf_forms, meta_release, old_ggml, tiny_llama
 from tests.fakes.memory_sink import MemorySink

@@ -16,15 +16,15 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from distro import piece_hashes
-from distro.gather import Gathering
-from distro.lane import Lane
+from distro.fetching.gather import Gathering
+from distro.fetching.lane import Lane
+from distro.fetching.piece_proof import ListProof
 from distro.manifest import File
-from distro.pace import Pace
-from distro.piece_hashes import PieceHashes
-from distro.piece_proof import ListProof
+from distro.manners.pace import Pace
 from distro.pieces import journal_of
 from distro.progress import SilentBar
+from distro.proof import piece_hashes
+from distro.proof.piece_hashes import PieceHashes
 from distro.sources import retry
 from distro.store import Store
 from tests.fakes.sources import Scripted, troubled

@@ -1,0 +1,1 @@
+"""What is inside of files, here or elsewhere, told from their headers."""

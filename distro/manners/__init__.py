@@ -1,0 +1,1 @@
+"""What a fetch keeps to: limits, hours, licences, the files that are wanted, the mirrors that worked."""
