@@ -27,9 +27,7 @@ from distro.errors import NotFoundError, ProtocolError, SourceError, UsageError,
 from distro.inspect.container import read_container
 from distro.inspect.remote_file import RangedSource, RemoteFile
 from distro.manifest import File, Model, Variant
-from distro.reference import HubReference, parse_source
-from distro.sources.http import HttpSource
-from distro.sources.hub import HubSource
+from distro.sources import open_ranged
 from distro.sources.retry import asked_again
 
 _WEIGHTS = re.compile(r".*\.(gguf|ggml|safetensors|bin|pth|pt)(\.\d{1,2})?")
@@ -177,7 +175,7 @@ def _source(settings: Settings, model: Model, variant: Variant, file: File) -> R
     """The first that gives a byte of a file."""
     failed: SourceError | None = None
     for reference in variant.sources:
-        source = _open(settings, reference, variant)
+        source = open_ranged(settings, reference, variant)
         if source is None:
             continue
         try:
@@ -191,16 +189,6 @@ def _source(settings: Settings, model: Model, variant: Variant, file: File) -> R
         raise failed
     name = shown(f"{model.name}:{variant.name}")
     raise NotFoundError(f"{name}: none of its sources can be read in parts; `distro fetch {name}` brings it")
-
-
-def _open(settings: Settings, reference: str, variant: Variant) -> RangedSource | None:
-    """A source that can be read in parts, None for one of another kind."""
-    if reference.startswith("hf:"):
-        parsed = parse_source(reference)
-        return HubSource(settings, parsed) if isinstance(parsed, HubReference) else None
-    if reference.startswith(("https://", "http://")) and not reference.endswith(".torrent"):
-        return HttpSource(settings, reference, variant)
-    return None
 
 
 def _chosen(model: Model, variant: Variant, inside: str) -> str:

@@ -19,8 +19,7 @@ from distro.manners.mirrors import mirrors_of
 from distro.manners.pace import Pace, pace_of
 from distro.progress import Progress
 from distro.proof.mending import Mending
-from distro.reference import HubReference, parse_source
-from distro.sources import kind_of
+from distro.sources import kind_of, open_ranged
 from distro.sources.base import NoRangesError, StreamSource
 from distro.sources.retry import PROGRESS, Patience
 
@@ -127,7 +126,7 @@ class Ranges:
         found = []
         for reference in (*mirrors, *self._variant.sources):
             try:
-                source = _open(self._settings, reference, self._variant)
+                source = open_ranged(self._settings, reference, self._variant)
             except SourceError as error:
                 self._leave(error.source, error)
                 continue
@@ -154,17 +153,3 @@ def _judge(source: str, mending: Mending, index: int) -> None:
         start, stop = mending.pieces.span(index)
         where = f"bytes {start} to {stop - 1}"
         raise WrongBytesError(f"{mending.file.path} from {source}", where, "wrong", "what its hash says")
-
-
-def _open(settings: Settings, reference: str, variant: Variant) -> StreamSource | None:
-    """A source that can be read in parts, None for one of another kind. Raises SourceError."""
-    if reference.startswith("hf:"):
-        from distro.sources.hub import HubSource
-
-        parsed = parse_source(reference)
-        return HubSource(settings, parsed) if isinstance(parsed, HubReference) else None
-    if reference.startswith(("https://", "http://")) and not reference.endswith(".torrent"):
-        from distro.sources.http import HttpSource
-
-        return HttpSource(settings, reference, variant)
-    return None

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from distro.config import Settings
 from distro.errors import MalformedManifestError
 from distro.manifest import Variant
 from distro.reference import HubReference, IndexReference, parse_source
 from distro.sources.base import Source
+
+if TYPE_CHECKING:
+    from distro.sources.http import HttpSource
+    from distro.sources.hub import HubSource
 
 
 def open_source(
@@ -31,6 +36,23 @@ def open_source(
 
         return Retrying(settings, HttpSource(settings, reference, variant))
     raise _unknown(reference, "another kind")
+
+
+def open_ranged(settings: Settings, reference: str, variant: Variant) -> HubSource | HttpSource | None:
+    """The source that a reference names, if it can be read in parts; None for one of another kind.
+
+    Raises as `open_source`.
+    """
+    if reference.startswith("hf:"):
+        from distro.sources.hub import HubSource
+
+        parsed = parse_source(reference)
+        return HubSource(settings, parsed) if isinstance(parsed, HubReference) else None
+    if reference.startswith(("https://", "http://")) and not reference.endswith(".torrent"):
+        from distro.sources.http import HttpSource
+
+        return HttpSource(settings, reference, variant)
+    return None
 
 
 def kind_of(reference: str) -> str:

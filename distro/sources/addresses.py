@@ -5,8 +5,7 @@ down. One after the other, each costs a whole time-out, for every connection. So
 eyeballs") has it: the families take turns, the next begins after a quarter of a second, or at once where one was
 refused. Who won is asked for the next connections too, for some minutes, and as long as that works.
 
-The race decides only; the connection is made by the client's own backend, to the address that won. httpx2 takes no
-network backend, so the one of its pools is replaced.
+The race decides only; the connection is made by the client's own backend, to the address that won.
 """
 
 from __future__ import annotations
@@ -24,6 +23,8 @@ from typing import Any
 import httpcore2
 import httpx2
 
+from distro.sources.backend import Backend, put_between
+
 _HEAD_START_S = 0.25  # "Connection Attempt Delay" of RFC 8305
 _KEPT_S = 600.0
 
@@ -35,17 +36,10 @@ _winners: dict[tuple[str, int], tuple[str, float]] = {}  # a host's port, its ad
 
 def race(client: httpx2.Client) -> None:
     """From now on, this client asks the quickest address of each host."""
-    for transport in (client._transport, *client._mounts.values()):
-        if isinstance(transport, httpx2.HTTPTransport):
-            pool = transport._pool
-            if not isinstance(pool._network_backend, _Backend):
-                pool._network_backend = _Backend(pool._network_backend)
+    put_between(client, _Backend)
 
 
-class _Backend(httpcore2.NetworkBackend):
-    def __init__(self, backend: httpcore2.NetworkBackend) -> None:
-        self._backend = backend
-
+class _Backend(Backend):
     def connect_tcp(
         self,
         host: str,
@@ -57,23 +51,15 @@ class _Backend(httpcore2.NetworkBackend):
         key = host, port
         if (known := _known(key)) is not None:
             try:
-                return self._backend.connect_tcp(known, port, timeout, local_address, socket_options)
+                return super().connect_tcp(known, port, timeout, local_address, socket_options)
             except (httpcore2.ConnectError, httpcore2.ConnectTimeout):
                 with _lock:
                     _winners.pop(key, None)
         winner = quickest(host, port, timeout)
-        stream = self._backend.connect_tcp(winner, port, timeout, local_address, socket_options)
+        stream = super().connect_tcp(winner, port, timeout, local_address, socket_options)
         with _lock:
             _winners[key] = winner, time.monotonic() + _KEPT_S
         return stream
-
-    def connect_unix_socket(
-        self, path: str, timeout: float | None = None, socket_options: Iterable[Any] | None = None
-    ) -> httpcore2.NetworkStream:
-        return self._backend.connect_unix_socket(path, timeout, socket_options)
-
-    def sleep(self, seconds: float) -> None:
-        self._backend.sleep(seconds)
 
 
 def _known(key: tuple[str, int]) -> str | None:

@@ -1,7 +1,7 @@
 """An answer has to begin in time: a client's time-out is for each read, and a head that drips never runs into one.
 
 So the reads of one request are counted together, from its sending until its head is here; nor do answers that only say
-that the answer will come (1xx) put that off. httpx2 takes no network backend, so the one of its pools is replaced.
+that the answer will come (1xx) put that off.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import httpcore2
 import httpx2
 
+from distro.sources.backend import Backend, put_between
 from distro.sources.client import NO_END
 
 _PATIENCE = 2  # times the time-out for one read
@@ -31,9 +32,7 @@ def watch(client: httpx2.Client) -> None:
 
 def install(client: httpx2.Client) -> None:
     """Make a client heed `begin` and `end`, called by its own hooks."""
-    for transport in (client._transport, *client._mounts.values()):
-        if isinstance(transport, httpx2.HTTPTransport):
-            transport._pool._network_backend = _Backend(transport._pool._network_backend)
+    put_between(client, _Backend)
 
 
 def begin(request: httpx2.Request) -> None:
@@ -81,10 +80,7 @@ class _Stream(httpcore2.NetworkStream):
         return self._stream.get_extra_info(info)
 
 
-class _Backend(httpcore2.NetworkBackend):
-    def __init__(self, backend: httpcore2.NetworkBackend) -> None:
-        self._backend = backend
-
+class _Backend(Backend):
     def connect_tcp(
         self,
         host: str,
@@ -93,12 +89,9 @@ class _Backend(httpcore2.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore2.NetworkStream:
-        return _Stream(self._backend.connect_tcp(host, port, timeout, local_address, socket_options))
+        return _Stream(super().connect_tcp(host, port, timeout, local_address, socket_options))
 
     def connect_unix_socket(
         self, path: str, timeout: float | None = None, socket_options: Iterable[Any] | None = None
     ) -> httpcore2.NetworkStream:
-        return _Stream(self._backend.connect_unix_socket(path, timeout, socket_options))
-
-    def sleep(self, seconds: float) -> None:
-        self._backend.sleep(seconds)
+        return _Stream(super().connect_unix_socket(path, timeout, socket_options))
