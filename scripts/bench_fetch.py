@@ -10,8 +10,10 @@
 
 Four things are measured: the time to a proven file with a server as fast as it can be; the bytes that come a second
 time when a download is killed at 90 % and started again; what two sources of 50 MB/s each come to together; and on
-loopback what one of them and a peer of 30 MB/s come to, and how much of it in vain. The server is a process of its own,
-which counts what it sends. --delay: seconds before each answer.
+loopback what one of them and a peer of 30 MB/s come to, and how much of it in vain.
+
+--link: seconds there and back, and the part of packets that is lost, between the tools and the servers. That takes
+network namespaces, so root on Linux (tests/fakes/link.py); give it a --size of 200 MB.
 """
 
 from __future__ import annotations
@@ -20,14 +22,11 @@ import argparse
 import hashlib
 import json
 import os
-import re
 import shutil
 import signal
-import socket
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -40,15 +39,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from distro.manifest import Family, File, License, Model, Variant
 from distro.manifest_file import dump
 from distro.quantity import parse_bytes
+from tests.fakes import fast_server
+from tests.fakes.fast_server import RATE
 from tests.fakes.hub import Fault, serving
 from tests.fakes.link import End, link, why_not
 from tests.fakes.swarm import seeding
 
 ROOT = Path(__file__).resolve().parent.parent
 NAME = "model.bin"
-RATE = 50_000_000  # bytes per second of a slow source
 PEER_RATE = 30_000_000
-OVERSLEPT_S = 0.05
 BIN = Path(sys.executable).parent
 
 
@@ -72,76 +71,7 @@ class Tool:
     enter: tuple[str, ...] = ()
 
 
-# The server
-
-
-class _Server:
-    """/file, as fast as it goes; /rated, RATE bytes per second in all; /sent, how many bytes of files were sent."""
-
-    def __init__(self, path: Path, host: str) -> None:
-        self._file, self._size = path.open("rb"), path.stat().st_size
-        self._lock = threading.Lock()
-        self._sent, self._paid_at = 0, 0.0
-        self._listener = socket.create_server((host, 0), backlog=64)
-        self.port = self._listener.getsockname()[1]
-
-    def run(self) -> None:
-        while True:
-            connection, _ = self._listener.accept()
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
-
-    def _serve(self, connection: socket.socket) -> None:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        stream = connection.makefile("rb")
-        try:
-            while (line := stream.readline()).strip():
-                asked = None
-                while (header := stream.readline()).strip():
-                    if match := re.fullmatch(rb"range: bytes=(\d+)-(\d*)", header.strip(), re.IGNORECASE):
-                        asked = match
-                self._answer(connection, line.split(), asked)
-        except OSError:
-            pass
-        finally:
-            stream.close()
-            connection.close()
-
-    def _answer(self, connection: socket.socket, line: Sequence[bytes], asked: re.Match[bytes] | None) -> None:
-        method, path = line[0], line[1].decode()
-        if path == "/sent":
-            body = str(self._sent).encode()
-            connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
-            return
-        if "file" not in path and "rated" not in path:
-            connection.sendall(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n")
-            return
-        start, stop = 0, self._size
-        head = b"HTTP/1.1 200 OK\r\n"
-        if asked:
-            start, stop = int(asked[1]), int(asked[2]) + 1 if asked[2] else self._size
-            head = b"HTTP/1.1 206 Partial Content\r\ncontent-range: bytes %d-%d/%d\r\n" % (start, stop - 1, self._size)
-        connection.sendall(head + b"accept-ranges: bytes\r\ncontent-length: %d\r\n\r\n" % (stop - start))
-        if method != b"HEAD":
-            self._send(connection, start, stop, is_rated="rated" in path)
-
-    def _send(self, connection: socket.socket, start: int, stop: int, *, is_rated: bool) -> None:
-        if is_rated:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 256 << 10)
-        while start < stop:
-            n_bytes = min(256 << 10 if is_rated else 8 << 20, stop - start)
-            if is_rated:
-                self._wait(n_bytes)
-            n_sent = os.sendfile(connection.fileno(), self._file.fileno(), start, n_bytes)
-            start += n_sent
-            with self._lock:
-                self._sent += n_sent
-
-    def _wait(self, n_bytes: int) -> None:
-        """As long as the rate has it. What was slept too long is made up for, or the rate would not be reached."""
-        with self._lock:
-            self._paid_at = max(self._paid_at, time.monotonic() - OVERSLEPT_S) + n_bytes / RATE
-            until = self._paid_at
-        time.sleep(max(0.0, until - time.monotonic()))
+# The servers
 
 
 class _Here:
@@ -170,7 +100,7 @@ class _Ends:
 @contextmanager
 def _running(path: Path, ends: _Ends) -> Iterator[str]:
     """The address of a server in a process of its own."""
-    command = [*ends.far.enter, sys.executable, __file__, "--serve", str(path), "--host", ends.far.address]
+    command = [*ends.far.enter, sys.executable, fast_server.__file__, str(path), ends.far.address]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             port = int(next(iter(process.stdout or ())))
@@ -322,13 +252,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("bench-fetch"))
     parser.add_argument("--link", default="", help="0.03,0.01: seconds there and back, part of packets lost")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--host", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.serve:
-        server = _Server(arguments.serve, arguments.host)
-        print(server.port, flush=True)
-        server.run()
     work = arguments.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
     file = _make(work / "served", parse_bytes(arguments.size))
