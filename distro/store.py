@@ -7,8 +7,9 @@
     partial/<digest>.wrong                what a source sent instead; kept for a look until `gc`
     partial/made-<digest>.<owner>-<n>     a folder or file that is being made, and beside it .journal, what is done
     partial/<digest>.swarm/               a swarm's own, until the part file has taken it over
-    partial/work/<kind>-<digest>/         what a source needs while a variant arrives: a wheel
     partial/locks/<name>.lock             held while a variant is fetched; saves bandwidth, proves nothing
+
+and, in the folder `work` of `partial`, what a source needs while a variant arrives, such as a wheel: `<kind>-<digest>`.
 
 The order is always: partial, verify, fsync, rename, fsync of the folder. A part file is named after the digest that it
 is to have, so another version of a manifest never finds it by mistake, and after its writer (distro/owner.py).
