@@ -92,9 +92,7 @@ class Visits:
             else:
                 raise trouble
 
-    def description(
-        self, params: lt.add_torrent_params, stopped: Callable[[], bool] = _never
-    ) -> bytes:  # fmt: skip
+    def description(self, params: lt.add_torrent_params, stopped: Callable[[], bool] = _never) -> bytes:
         """The bencoded info dictionary, whose hash libtorrent has checked. Raises SourceError, OverError."""
         watch = self._watch("the torrent's description", stopped)
         with self._running(params) as handle:
